@@ -1,0 +1,112 @@
+# make            build/bootstrap, the program, for this machine
+# make run        a conversation with it on embedded data; SAY="victoria" asks one thing
+# make test       every test          make soak, make fuzz   longer campaigns
+# make bench      start-up and answer times                  make audit   what an auditor counts
+#
+# ./cross makes both architectures with the same rules: CC and OUT are its to set.
+
+ifeq ($(origin CC),default)
+CC := $(if $(shell command -v gcc),gcc,cc)
+endif
+OUT ?= build
+WARN := -Wall -Wextra -Wconversion -Wshadow -Wvla -Werror
+MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+
+# On aarch64 code without PIC is position independent all the same, and gcc's PIC would find the
+# stack guard by a table that needs a relocation. All that has a name lies within 1 MB.
+PIC := $(if $(filter aarch64 arm64,$(MACHINE)),-fno-pie -mcmodel=tiny,-fPIE)
+# clang's -Os is a third larger than gcc's; its -Oz is about the same.
+CLANG := $(findstring clang,$(shell $(CC) --version))
+SIZE := $(if $(CLANG),-Oz,-Os -fno-move-loop-invariants)
+CFLAGS_BOOTSTRAP := -std=c11 $(SIZE) $(WARN) -ffreestanding $(PIC) -fstack-protector-strong \
+  -mstack-protector-guard=global -fno-asynchronous-unwind-tables -fomit-frame-pointer \
+  -fdata-sections \
+  $(if $(filter x86_64,$(MACHINE)),-fcf-protection=none)
+LDFLAGS_BOOTSTRAP := -static-pie -nostdlib -Wl,-z,noexecstack,--build-id=none,-T,$(OUT)/skill.ld
+CFLAGS_TEST := -std=c11 -D_GNU_SOURCE -O1 -g $(WARN) $(if $(CLANG),,-Wno-format-truncation) \
+  $(SANITIZE)
+
+.SILENT:
+.DELETE_ON_ERROR:
+.PHONY: all run test soak fuzz audit clean
+
+all: $(OUT)/bootstrap
+
+$(OUT)/bootstrap: skill.c $(OUT)/skill.ld
+	$(CC) $(CFLAGS_BOOTSTRAP) $(LDFLAGS_BOOTSTRAP) -s -o $@ skill.c
+
+# The same with symbols, for gdb and addr2line.
+$(OUT)/bootstrap.debug: skill.c $(OUT)/skill.ld
+	$(CC) $(CFLAGS_BOOTSTRAP) $(LDFLAGS_BOOTSTRAP) -g -o $@ skill.c
+
+# One segment for code and constants, one for memory that holds nothing in the file. What a
+# linker adds for dynamic loading goes, but for an empty .dynamic that nobody reads.
+define SKILL_LD
+PHDRS { code PT_LOAD FILEHDR PHDRS FLAGS(5); data PT_LOAD FLAGS(6); stack PT_GNU_STACK FLAGS(6); }
+SECTIONS {
+  . = SIZEOF_HEADERS;
+  .rodata : { *(.rodata .rodata.*) } :code
+  .dynamic : { *(.dynamic) }
+  .text : { *(.text .text.*) }
+  . = ALIGN(CONSTANT(MAXPAGESIZE));
+  .bss : { *(.bss.__stack_chk_guard) *(.bss.process_memory) *(.bss .bss.*) } :data
+  /DISCARD/ : { *(.comment) *(.note*) *(.eh_frame*) }
+  /DISCARD/ : { *(.dynsym) *(.dynstr) *(.hash) *(.gnu.hash) }
+}
+endef
+export SKILL_LD
+$(OUT)/skill.ld: Makefile
+	mkdir -p $(OUT)
+	printf '%s\n' "$$SKILL_LD" >$@
+
+$(OUT)/skill_test: skill_test.c skill.c Makefile
+	mkdir -p $(OUT)
+	$(CC) $(CFLAGS_TEST) -o $@ skill_test.c
+
+run: $(OUT)/skill_test $(OUT)/bootstrap
+	SAY="$(SAY)" $(OUT)/skill_test run
+
+test: $(OUT)/skill_test $(OUT)/bootstrap
+	$(OUT)/skill_test $(TEST)
+
+# libFuzzer, with AddressSanitizer and UndefinedBehaviorSanitizer: make CC=clang fuzz
+FUZZ_SECONDS ?= 300
+fuzz:
+	$(if $(CLANG),,$(error make fuzz needs clang: make CC=clang fuzz))
+	mkdir -p build/corpus
+	$(CC) $(CFLAGS_TEST) -DFUZZ -Wno-unused-function -fsanitize=fuzzer,address,undefined \
+	  -fno-sanitize-recover=undefined -o build/fuzz skill_test.c
+	cd build && ./fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=20 -print_final_stats=1 corpus \
+	  2>&1 | tail -n 12
+
+# Invocations in one process; memory and open files must not grow.
+SOAK ?= 200000
+soak: $(OUT)/skill_test $(OUT)/bootstrap
+	SOAK=$(SOAK) $(OUT)/skill_test ten_thousand
+
+# What an auditor counts. Fails when the list of sections at the head of skill.c and the banners
+# disagree, a line is over 100 columns, anything mutable but the two arenas and the stack guard is
+# at file scope, or the top level holds a file that does not belong there.
+audit: $(OUT)/bootstrap $(OUT)/bootstrap.debug
+	sed -n '/^ \* Sections/,/^ \*\//s/^ \*  *\([0-9][0-9]* .*\)/\1/p' skill.c >$(OUT)/listed
+	awk '/^ \* [0-9]+ / && last ~ /^\/\* -----/ { sub(/^ \* /, ""); print } { last = $$0 }' \
+	  skill.c >$(OUT)/banners
+	cmp $(OUT)/listed $(OUT)/banners
+	awk '/^ \* [0-9]+ / && last ~ /^\/\* -----/ { if (name) print NR - start, name; \
+	  name = substr($$0, 4); start = NR } { last = $$0 } \
+	  END { print NR - start, name; print NR, "skill.c" }' skill.c | \
+	  awk '{ printf "%6d lines  %s\n", $$1, substr($$0, length($$1) + 2) }'
+	awk 'FNR == 1 { name = "" } /^[a-z_].*\)$$/ { name = $$0; start = FNR } \
+	  /^}/ && name { print FNR - start + 1, FILENAME, name; name = "" }' skill.c | \
+	  sort -rn | head -5 | sed -E 's/^([0-9]+) [^ ]+ (static )?/    \1 lines  /'
+	nm $(OUT)/bootstrap.debug | awk '$$2 ~ /[bBdDcC]/ { print "mutable      ", $$3; \
+	  if ($$3 !~ /^(process_memory|invocation_memory|__stack_chk_guard|_DYNAMIC)$$/) bad = 1 } \
+	  END { exit bad }'
+	for file in build/*/bootstrap $(OUT)/bootstrap; do \
+	  [ ! -f $$file ] || printf '%6d bytes  %s\n' $$(wc -c <$$file) $$file; done
+	awk 'length > 100 { print FILENAME ":" FNR ": over 100 columns"; bad = 1 } END { exit bad }' \
+	  skill.c skill_test.c Makefile cross README.md .ci/run
+	! ls | grep -vxE 'skill\.c|skill_test\.c|Makefile|cross|README\.md|build'
+
+clean:
+	rm -rf build
