@@ -30,6 +30,9 @@
  *    3 bytes and strings
  *    4 arenas, reader, writer
  *    5 JSON
+ *    6 cryptography
+ *    7 DER and X.509
+ *    8 TLS 1.3 client
  *    9 DNS
  *   10 connections
  *   11 HTTP/1.1
@@ -90,12 +93,53 @@ enum {
     FOREVER = -1, /* a deadline that never comes */
 
     EVENT_MAX = 6 * 1024 * 1024 + 1024, /* Lambda's own limit of an event, and a little */
-    PROCESS_BYTES = 64 * 1024,          /* connections and configuration */
+    PROCESS_BYTES = 256 * 1024,         /* connections, two engines of TLS, configuration */
     INVOCATION_BYTES = EVENT_MAX + 2 * 1024 * 1024, /* the event and all that its answer needs */
     ARENA_GAP = 32, /* poisoned bytes behind each allocation where AddressSanitizer looks on */
 
     JSON_DEPTH = 1000,  /* open brackets; real events and answers stay under 20 */
     JSON_PATH_MAX = 64, /* a longer path of names cannot be one that the program asks for */
+
+    LABEL_MAX = 32,   /* bytes of a label of TLS 1.3 without "tls13 "; the longest has 12 */
+    CONTEXT_MAX = 64, /* its context is empty or a transcript hash: SHA-512's would fit */
+
+    RSA_BITS_MIN = 2048,  /* of a modulus: below it factoring is in reach */
+    RSA_BITS_MAX = 4096,  /* the largest of the public roots; bounds the buffers and the work */
+    RSA_EXPONENT_MAX = 4, /* bytes: all that are in use have at most 3; bounds the work */
+
+    CERT_EXTENSIONS = 32,  /* of one certificate; public ones carry about ten */
+    CERT_ROOT_SIZE = 8192, /* bytes of a root; the largest of the public bundles has 2,007 */
+    PATH_CERTS = 10,       /* certificates below the root; public paths have 2 or 3 */
+    PATH_CHECKS = 64,      /* signatures checked for one server, whatever it sends */
+    PATH_NAMES = 1 << 15,  /* comparisons of a name with a constraint, about 3 ms */
+
+    TLS_PLAIN_MAX = 1 << 14,              /* content of a record: RFC 8446 section 5.1 */
+    TLS_SEALED_MAX = TLS_PLAIN_MAX + 256, /* the same protected: section 5.2 */
+    TLS_CERTIFICATES_MAX = 32,            /* a chain has 3 or 4; some servers send strays */
+    TLS_MESSAGE_MAX = 65536 + 1024,       /* 64 KB of certificates, framed, and CertificateVerify */
+    TLS_EXTENSIONS_MAX = 64,              /* in one block; some 25 are in use */
+    TLS_OUT_MAX = 8192,                   /* a request with its token; a cookie of over 7,000 */
+    TLS_OUT_RESERVE = 256,                /* kept free for Finished, KeyUpdate and an alert */
+    TLS_CCS_MAX = 4,                      /* change_cipher_spec records; servers send one */
+    TLS_WARNINGS_MAX = 4,                 /* user_canceled alerts */
+    TLS_EMPTY_MAX = 32,                   /* empty application records in a row */
+    TLS_PADDING_MAX = 1 << 20,            /* bytes of padding in a handshake */
+    TLS_UPDATES_MAX = 32,                 /* KeyUpdates without application data between */
+    TLS_TICKETS_MAX = 32,                 /* NewSessionTickets, likewise */
+    TLS_RECORDS = 1 << 24,                /* records under one key: RFC 8446 section 5.5 */
+
+    DNS_SERVERS_MAX = 3,   /* as resolv.conf(5): the first three count */
+    DNS_ADDRESSES_MAX = 8, /* of one name; more are never tried inside the time budget */
+    DNS_CACHE_MAX = 4,     /* names kept: two services, and the targets of their redirects */
+    DNS_NAME_MAX = 255,    /* RFC 1035 2.3.4: in wire form; as text 253 */
+    DNS_CHAIN_MAX = 16,    /* aliases followed for one name; real chains have two or three */
+    DNS_JUMPS_MAX = 127,   /* pointers in one name: 255 bytes hold no more labels than that */
+    DNS_STRAYS_MAX = 16,   /* foreign replies borne per attempt: a forger's guesses at an id */
+    DNS_REPLY_MAX = 65535, /* what the 16-bit length of RFC 1035 4.2.2 can say */
+    DNS_ROUNDS = 3,        /* over all the servers; 1 + 2 + 4 s fill the budget of 7 s */
+    DNS_WAIT_MS = 1000,    /* per attempt in the first round; doubled with each round */
+    DNS_GRACE_MS = 50,     /* for AAAA once A is here: the resolution delay of RFC 8305 3 */
+    DNS_TTL_MAX = 300,     /* seconds that an answer is kept at most */
 
     CONNECTION_BUFFER = 4096, /* one read of plain HTTP; an Alexa event takes one or two */
 
@@ -104,6 +148,7 @@ enum {
     HTTP_HEADERS_MAX = 100,  /* headers and trailers of one answer */
     HTTP_INTERIM_MAX = 8,    /* 1xx answers before the real one */
     HTTP_TRIES = 3,          /* one request and two repeats */
+    HTTP_REDIRECTS = 3,      /* followed for one answer */
     HTTP_REQUEST_MAX = 4096, /* a request without its body */
     URL_MAX = 1024,          /* a configured base URL */
 
@@ -135,63 +180,137 @@ static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; the
 
 /* Every error, with the sentence that a log line gives for it. The names are letters only, since
  * Lambda keeps an error type only in the form (Runtime|Function).[A-Z][A-Za-z]+. */
-#define ERRORS(X)                                                          \
-    X(None, "no error")                                                    \
-    X(OutOfMemory, "the memory for this event is used up")                 \
-    X(BufferFull, "the text is too long for its buffer")                   \
-    X(Truncated, "the input ends inside an item")                          \
-    X(JsonEmpty, "there is no JSON value")                                 \
-    X(JsonTruncated, "the JSON ends inside a value")                       \
-    X(JsonSyntax, "a character that JSON does not allow here")             \
-    X(JsonTooDeep, "over 1000 JSON brackets are open at once")             \
-    X(JsonUtf, "the JSON text is not UTF-8")                               \
-    X(JsonControl, "a control character in a JSON string")                 \
-    X(JsonEscape, "an unknown escape in a JSON string")                    \
-    X(JsonNumber, "a JSON number is malformed")                            \
-    X(JsonTrailing, "something follows the JSON value")                    \
-    X(JsonShape, "the JSON is not what was asked for")                     \
-    X(ConnectRefused, "the connection was refused")                        \
-    X(ConnectionReset, "the connection was reset")                         \
-    X(ConnectionClosed, "the connection was closed before an answer")      \
-    X(TimedOut, "the time budget ended first")                             \
-    X(Unreachable, "the address cannot be reached")                        \
-    X(NetworkFailure, "the network failed")                                \
-    X(HostUnknown, "the host is no address and not localhost")             \
-    X(HttpsMissing, "HTTPS is not built in yet")                           \
-    X(UrlMalformed, "a base URL is malformed")                             \
-    X(UrlInsecure, "http is for loopback addresses only")                  \
-    X(HttpStatusLine, "the answer begins with no HTTP/1.x status line")    \
-    X(HttpHeader, "a header is malformed")                                 \
-    X(HttpLineEnd, "a bare CR or LF or a control character in a line")     \
-    X(HttpLineTooLong, "a line is over 8192 bytes long")                   \
-    X(HttpTooManyHeaders, "the answer has over 100 headers")               \
-    X(HttpHeadTooLong, "the headers are over 32768 bytes long")            \
-    X(HttpLength, "Content-Length is malformed or in conflict")            \
-    X(HttpTransferEncoding, "a transfer coding other than chunked")        \
-    X(HttpNoLength, "the answer tells no length")                          \
-    X(HttpChunk, "a chunk is malformed")                                   \
-    X(HttpChunkSize, "a chunk size is too large for any body")             \
-    X(HttpBodyTooLarge, "the body is over its limit")                      \
-    X(HttpTruncated, "the connection ended inside the answer")             \
-    X(HttpInterim, "too many 1xx answers, or a switch of protocols")       \
-    X(HttpRequestUnsafe, "a character that a request must not hold")       \
-    X(HttpBusy, "the service answered 408, 429 or 5xx")                    \
-    X(HttpStatus, "an unexpected status")                                  \
-    X(RuntimeApiMissing, "AWS_LAMBDA_RUNTIME_API is not set")              \
-    X(RuntimeApiUrl, "AWS_LAMBDA_RUNTIME_API is malformed")                \
-    X(RuntimeApiStatus, "an unexpected status from the Runtime API")       \
-    X(RequestIdInvalid, "no request id, or one that is not visible ASCII") \
-    X(InvocationIdInvalid, "the invocation id is not visible ASCII")       \
-    X(TraceIdInvalid, "the trace id is not visible ASCII")                 \
-    X(SkillIdMismatch, "the request is not for this skill")                \
-    X(NotAnAlexaRequest, "no request with a type in the event")            \
-    X(AccessTokenInvalid, "the token is more than RFC 6750 allows")        \
-    X(AccessTokenRefused, "the access token was refused")                  \
-    X(LineIdInvalid, "a line id is more than a-z, 0-9 and -")              \
-    X(LineUnknown, "TfL does not know the line")                           \
-    X(PreferencesNotSet, "Skill__SkillApiUrl is not set")                  \
-    X(UnhandledRequestType, "a type that the skill does not handle")       \
-    X(UnhandledIntent, "an intent that is not the skill's")                \
+#define ERRORS(X)                                                                                 \
+    X(None, "no error")                                                                           \
+    X(OutOfMemory, "the memory for this event is used up")                                        \
+    X(BufferFull, "the text is too long for its buffer")                                          \
+    X(Truncated, "the input ends inside an item")                                                 \
+    X(JsonEmpty, "there is no JSON value")                                                        \
+    X(JsonTruncated, "the JSON ends inside a value")                                              \
+    X(JsonSyntax, "a character that JSON does not allow here")                                    \
+    X(JsonTooDeep, "over 1000 JSON brackets are open at once")                                    \
+    X(JsonUtf, "the JSON text is not UTF-8")                                                      \
+    X(JsonControl, "a control character in a JSON string")                                        \
+    X(JsonEscape, "an unknown escape in a JSON string")                                           \
+    X(JsonNumber, "a JSON number is malformed")                                                   \
+    X(JsonTrailing, "something follows the JSON value")                                           \
+    X(JsonShape, "the JSON is not what was asked for")                                            \
+    X(ConnectRefused, "the connection was refused")                                               \
+    X(ConnectionReset, "the connection was reset")                                                \
+    X(ConnectionClosed, "the connection was closed before an answer")                             \
+    X(TimedOut, "the time budget ended first")                                                    \
+    X(Unreachable, "the address cannot be reached")                                               \
+    X(NetworkFailure, "the network failed")                                                       \
+    X(TlsTruncated, "the TLS connection ended without close_notify")                              \
+    X(DnsRefused, "the name server refuses to answer")                                            \
+    X(DnsServerFailure, "the name server failed to answer")                                       \
+    X(AddressInvalid, "the text is not an IP address")                                            \
+    X(NameInvalid, "the text is not a host name that can be asked for")                           \
+    X(DnsStray, "a DNS reply does not answer what was asked")                                     \
+    X(DnsTruncated, "a DNS reply is cut short")                                                   \
+    X(DnsReplyInvalid, "a DNS reply is malformed")                                                \
+    X(DnsChain, "a chain of DNS aliases loops or is too long")                                    \
+    X(DnsNoSuchName, "the host name does not exist")                                              \
+    X(DnsNoAddress, "the host name exists but has no address")                                    \
+    X(AeadTag, "a record or message does not match its authentication tag")                       \
+    X(KeyShareZero, "the peer's X25519 key share gives a secret of zeros")                        \
+    X(KeyScalar, "a private scalar is zero or not below the order of the curve")                  \
+    X(PointInvalid, "a public key is not an uncompressed point on its curve")                     \
+    X(SignatureBad, "a signature does not fit its message and key")                               \
+    X(RsaSize, "an RSA modulus is even, or not of 2,048 to 4,096 bits")                           \
+    X(RsaExponent, "an RSA exponent is even, under 3 or over 32 bits")                            \
+    X(DerMalformed, "an item is not in the distinguished encoding (DER)")                         \
+    X(CertMalformed, "a certificate is not formed as RFC 5280 says")                              \
+    X(CertVersion, "a certificate is not of X.509 version 3")                                     \
+    X(CertHostName, "the host asked for is neither a DNS name nor an IP address")                 \
+    X(CertNameMismatch, "the certificate is for other names than the host asked for")             \
+    X(CertExpired, "a certificate has expired")                                                   \
+    X(CertNotYetValid, "a certificate is not valid yet")                                          \
+    X(CertKeyUsage, "a certificate's keyUsage does not allow what its key was used for")          \
+    X(CertPurpose, "a certificate's extendedKeyUsage does not allow TLS servers")                 \
+    X(CertKeyWeak, "a certificate's RSA key is under 2,048 bits or of an odd length")             \
+    X(CertKeyUnsupported, "a certificate's key is none of RSA, P-256 and P-384")                  \
+    X(CertSignatureWeak, "a certificate is signed with MD5 or SHA-1")                             \
+    X(CertSignatureUnsupported, "a certificate is signed with an unknown algorithm")              \
+    X(CertSignatureBad, "a certificate's signature does not verify with its issuer's key")        \
+    X(CertExtensionUnknown, "a certificate has a critical extension that is not understood")      \
+    X(CertIssuerUnknown, "no trusted root leads to the server's certificate")                     \
+    X(CertNotCa, "a certificate was issued by one that is not a CA's")                            \
+    X(CertPathLength, "there are more CAs below a CA than its pathLenConstraint allows")          \
+    X(CertPathTooLong, "the path to a trusted root is longer than this program follows")          \
+    X(CertNameConstraint, "a certificate bears a name that a CA above it must not certify")       \
+    X(CertSearchBound, "the search for a path to a trusted root was given up")                    \
+    X(TlsVersion, "the server does not speak TLS 1.3")                                            \
+    X(TlsDowngrade, "the server speaks TLS 1.3, but somebody on the way has hidden that")         \
+    X(TlsNothingShared,                                                                           \
+      "the server takes none of the versions, suites, groups or schemes offered")                 \
+    X(TlsPeerAlert, "the server ended the TLS connection with an alert")                          \
+    X(TlsClosed, "the server closed the TLS connection during the handshake")                     \
+    X(TlsRecordType, "a TLS record of a type that may not come here")                             \
+    X(TlsRecordLength, "a TLS record is longer than allowed")                                     \
+    X(TlsRecordEmpty, "a TLS record has no content where it must have some")                      \
+    X(TlsRecordCount, "more TLS records came under one key than it may protect")                  \
+    X(TlsChangeCipherSpec, "a change_cipher_spec record of a wrong form or at a wrong time")      \
+    X(TlsFlood, "too many TLS records or messages that bring nothing")                            \
+    X(TlsAlertForm, "an alert record does not hold exactly one alert")                            \
+    X(TlsInterleaved, "another TLS record inside a handshake message")                            \
+    X(TlsKeyChange, "handshake bytes follow a change of keys in the same record")                 \
+    X(TlsMessageOrder, "a handshake message out of its order")                                    \
+    X(TlsMessageSize, "a handshake message is longer than the limit")                             \
+    X(TlsMessageForm, "a handshake message does not parse")                                       \
+    X(TlsHelloVersion, "ServerHello names a version that was not offered")                        \
+    X(TlsHelloEcho, "ServerHello does not repeat the session id, or compresses")                  \
+    X(TlsSuite, "ServerHello chooses a cipher suite that was not offered")                        \
+    X(TlsGroup, "the server chooses a group that was not offered")                                \
+    X(TlsRetry, "a second HelloRetryRequest, or one that changes nothing")                        \
+    X(TlsExtensionTwice, "an extension comes twice in one message, or there are too many")        \
+    X(TlsExtensionUnasked, "the server answers an extension that was not sent")                   \
+    X(TlsExtensionPlace, "an extension in a message that may not hold it")                        \
+    X(TlsExtensionMissing, "a handshake message lacks an extension that it must have")            \
+    X(TlsAlpn, "the server chooses another protocol than http/1.1")                               \
+    X(TlsRequestContext, "a certificate_request_context in the handshake is not empty")           \
+    X(TlsCertificateCount, "the server sends no certificate or too many")                         \
+    X(TlsScheme, "CertificateVerify is of a scheme that was not offered or does not fit the key") \
+    X(TlsCertificateVerify, "the server does not prove that it holds its certificate's key")      \
+    X(TlsFinished, "the server's Finished does not fit the handshake")                            \
+    X(TlsKeyUpdate, "a KeyUpdate holds an undefined value")                                       \
+    X(UrlMalformed, "a base URL is malformed")                                                    \
+    X(UrlInsecure, "http is for loopback addresses only")                                         \
+    X(HttpStatusLine, "the answer begins with no HTTP/1.x status line")                           \
+    X(HttpHeader, "a header is malformed")                                                        \
+    X(HttpLineEnd, "a bare CR or LF or a control character in a line")                            \
+    X(HttpLineTooLong, "a line is over 8192 bytes long")                                          \
+    X(HttpTooManyHeaders, "the answer has over 100 headers")                                      \
+    X(HttpHeadTooLong, "the headers are over 32768 bytes long")                                   \
+    X(HttpLength, "Content-Length is malformed or in conflict")                                   \
+    X(HttpTransferEncoding, "a transfer coding other than chunked")                               \
+    X(HttpNoLength, "the answer tells no length")                                                 \
+    X(HttpChunk, "a chunk is malformed")                                                          \
+    X(HttpChunkSize, "a chunk size is too large for any body")                                    \
+    X(HttpBodyTooLarge, "the body is over its limit")                                             \
+    X(HttpTruncated, "the connection ended inside the answer")                                    \
+    X(HttpInterim, "too many 1xx answers, or a switch of protocols")                              \
+    X(HttpRequestUnsafe, "a character that a request must not hold")                              \
+    X(HttpLocation, "a redirect leads to no absolute URL or path")                                \
+    X(HttpRedirects, "more than 3 redirects in a row")                                            \
+    X(RootsMissing, "there is no file of trusted root certificates")                              \
+    X(HttpBusy, "the service answered 408, 429 or 5xx")                                           \
+    X(HttpStatus, "an unexpected status")                                                         \
+    X(RuntimeApiMissing, "AWS_LAMBDA_RUNTIME_API is not set")                                     \
+    X(RuntimeApiUrl, "AWS_LAMBDA_RUNTIME_API is malformed")                                       \
+    X(RuntimeApiStatus, "an unexpected status from the Runtime API")                              \
+    X(RequestIdInvalid, "no request id, or one that is not visible ASCII")                        \
+    X(InvocationIdInvalid, "the invocation id is not visible ASCII")                              \
+    X(TraceIdInvalid, "the trace id is not visible ASCII")                                        \
+    X(SkillIdMismatch, "the request is not for this skill")                                       \
+    X(NotAnAlexaRequest, "no request with a type in the event")                                   \
+    X(AccessTokenInvalid, "the token is more than RFC 6750 allows")                               \
+    X(AccessTokenRefused, "the access token was refused")                                         \
+    X(LineIdInvalid, "a line id is more than a-z, 0-9 and -")                                     \
+    X(LineUnknown, "TfL does not know the line")                                                  \
+    X(PreferencesNotSet, "Skill__SkillApiUrl is not set")                                         \
+    X(UnhandledRequestType, "a type that the skill does not handle")                              \
+    X(UnhandledIntent, "an intent that is not the skill's")                                       \
     X(SkillException, "Alexa reports that an answer failed")
 
 typedef enum {
@@ -218,8 +337,17 @@ static i64 os_monotonic(void); /* ns, never set back */
 static i64 os_unix_ms(void);   /* ms since 1970, UTC */
 static void os_sleep(i64 until);
 
-/* A connected TCP socket. The sockets of the Runtime API have the deadline FOREVER throughout. */
-static err os_connect(i32 *fd, const address *to, i64 deadline);
+static void os_random(u8 *out, iz n);
+static b32
+os_cpu_aes(void); /* has the processor the instructions that section 6 wants for AES-GCM */
+
+/* The whole of a file, to be read only; {0, 0} if there is none. os_unmap gives it back. */
+static str os_map(const char *path);
+static void os_unmap(str file);
+
+/* A connected TCP or UDP socket. The sockets of the Runtime API have the deadline FOREVER
+ * throughout. */
+static err os_connect(i32 *fd, const address *to, b32 datagram, i64 deadline);
 /* Sends all of data. */
 static err os_send(i32 fd, str data, i64 deadline);
 /* Receives 1..cap bytes; 0 at the end of the stream; -1 with *error set. */
@@ -587,6 +715,13 @@ static void put_uint(writer *w, u64 v, iz digits)
     put(w, (str){text + at, countof(text) - at});
 }
 
+/* The low n <= 8 bytes of v, big-endian. */
+static void put_be(writer *w, u64 v, iz n)
+{
+    for (iz i = n - 1; i >= 0; i--)
+        put_byte(w, (u8)(v >> (8 * i)));
+}
+
 /* A point in time, in ms since 1970, as RFC 3339 text of UTC with milliseconds. */
 static void put_time(writer *w, i64 unix_ms)
 {
@@ -665,6 +800,16 @@ static u8 read_byte(reader *r)
     return s.len ? s.ptr[0] : 0;
 }
 
+/* An unsigned big-endian number of n <= 8 bytes. */
+static u64 read_be(reader *r, iz n)
+{
+    str s = read_bytes(r, n);
+    u64 v = 0;
+    for (iz i = 0; i < s.len; i++)
+        v = v << 8 | s.ptr[i];
+    return v;
+}
+
 /* Takes exactly `digits` decimal digits; E_Truncated if they are not there. */
 static i64 read_decimal(reader *r, iz digits)
 {
@@ -717,6 +862,90 @@ static u32 read_utf8(reader *r)
     if (c < least || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
         reader_fail(r, E_JsonUtf);
     return r->error ? 0 : c;
+}
+
+/* ---- addresses in text ---- */
+
+/* 1 to `most` digits, without leading zeros if decimal; -1 if there is no such number here. */
+static i32 address_number(reader *r, i32 base, iz most)
+{
+    b32 zero = reader_peek(r) == '0';
+    i32 v = 0, digit;
+    iz n = 0;
+    for (; n < most && (digit = hex_value(reader_peek(r))) >= 0 && digit < base; n++) {
+        v = v * base + digit;
+        read_byte(r);
+    }
+    return !n || (base == 10 && zero && n > 1) ? -1 : v;
+}
+
+/* Four decimal numbers with dots between them and nothing else. */
+static err address_v4(reader r, u8 *ip)
+{
+    for (iz i = 0; i < 4; i++) {
+        if (i && read_byte(&r) != '.')
+            return E_AddressInvalid;
+        i32 v = address_number(&r, 10, 3);
+        if (v < 0 || v > 255)
+            return E_AddressInvalid;
+        ip[i] = (u8)v;
+    }
+    return reader_left(&r) ? E_AddressInvalid : E_None;
+}
+
+/* The three forms of RFC 4291 2.2. */
+static err address_v6(reader r, u8 ip[16])
+{
+    iz n = 0, gap = -1; /* bytes had so far; how many of them stood before the "::" */
+    if (reader_peek(&r) == ':' && (read_byte(&r), reader_peek(&r) != ':'))
+        return E_AddressInvalid;
+    for (;;) {
+        if (reader_peek(&r) == ':') {
+            if (gap >= 0)
+                return E_AddressInvalid;
+            gap = n;
+            read_byte(&r);
+            if (!reader_left(&r))
+                break;
+        }
+        reader group = r;
+        i32 v = address_number(&r, 16, 4);
+        if (reader_peek(&r) == '.') {
+            if (n > 12 || address_v4(group, ip + n))
+                return E_AddressInvalid;
+            n += 4;
+            break;
+        }
+        if (v < 0 || n > 14)
+            return E_AddressInvalid;
+        ip[n++] = (u8)(v >> 8);
+        ip[n++] = (u8)v;
+        if (!reader_left(&r))
+            break;
+        if (read_byte(&r) != ':')
+            return E_AddressInvalid;
+    }
+    if (gap < 0)
+        return n == 16 ? E_None : E_AddressInvalid;
+    if (n > 14)
+        return E_AddressInvalid;
+    memmove(ip + 16 - (n - gap), ip + gap, (uz)(n - gap));
+    wipe(ip + gap, 16 - n);
+    return E_None;
+}
+
+/* Reads an IP address: four decimal numbers without leading zeros (nothing shorter, no octal, no
+ * hexadecimal), or a form of RFC 4291 2.2, this one also in brackets as in a URL. No zone index.
+ * The port is set to 0. E_AddressInvalid. */
+static err address_of(str text, address *out)
+{
+    *out = (address){0};
+    if (!address_v4(reader_of(text), out->ip))
+        return E_None;
+    *out = (address){.v6 = 1};
+    if (text.len > 2 && text.ptr[0] == '[' && text.ptr[text.len - 1] == ']')
+        text = str_span(text, 1, text.len - 1);
+    return address_v6(reader_of(text), out->ip);
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -1260,56 +1489,4723 @@ static void json_put_member(writer *w, const char *name, str value)
 }
 
 /* ---------------------------------------------------------------------------------------------
- * 9 DNS
+ * 6 cryptography
  *
- * Names are not resolved yet: a host is an address in text or localhost.
+ * SHA-256, SHA-384 and SHA-512 (FIPS 180-4), HMAC (RFC 2104), HKDF (RFC 5869) with the labels of
+ * TLS 1.3 (RFC 8446 section 7.1), ChaCha20-Poly1305 (RFC 8439), AES-128-GCM and AES-256-GCM
+ * (FIPS 197, NIST SP 800-38D) and X25519 (RFC 7748).
+ *
+ * Whatever touches a key, a plaintext or a value made of them takes the same path and the same
+ * addresses whatever its value is: no branch and no index depends on a secret, only on lengths
+ * and on names of algorithms. The one exception is the verdict of aead_open, which is public.
+ * The processor's multiplication is taken to need the same time for all operands, as it does on
+ * the x86_64 and aarch64 processors that this program is for. What was secret is wiped before a
+ * function returns; copies that a compiler spills to its own stack slots cannot be reached from
+ * C and are not.
+ *
+ * AES has no portable form here: tables leak through the cache and bit slicing is slow. Without
+ * the processor's instructions the caller uses ChaCha20-Poly1305. Left out as TLS 1.3 with these
+ * suites does not need them: nonces other than 12 bytes, tags other than 16, AES-192, GMAC,
+ * other curves of RFC 7748.
  * ------------------------------------------------------------------------------------------ */
 
-/* Four decimal numbers of 0 to 255 without leading zeros, RFC 3986 section 3.2.2. */
-static b32 address_parse_v4(str text, address *to)
+/* ---- words and constant time ---- */
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words are loaded as they lie");
+
+static u32 load32(const u8 *p)
 {
-    for (iz i = 0; i < 4; i++) {
-        u64 value;
-        if (i < 3 && str_find(text, '.') < 0)
-            return 0;
-        str part = i < 3 ? str_cut(&text, '.') : text;
-        if (!str_to_uint(part, 255, &value) || (part.len > 1 && part.ptr[0] == '0'))
-            return 0;
-        to->ip[i] = (u8)value;
+    u32 v;
+    __builtin_memcpy(&v, p, 4);
+    return v;
+}
+
+static u64 load64(const u8 *p)
+{
+    u64 v;
+    __builtin_memcpy(&v, p, 8);
+    return v;
+}
+
+static u128 load128(const u8 *p)
+{
+    u128 v;
+    __builtin_memcpy(&v, p, 16);
+    return v;
+}
+
+static void store32(u8 *p, u32 v)
+{
+    __builtin_memcpy(p, &v, 4);
+}
+
+static void store64(u8 *p, u64 v)
+{
+    __builtin_memcpy(p, &v, 8);
+}
+
+static u64 load64_be(const u8 *p)
+{
+    return __builtin_bswap64(load64(p));
+}
+
+static u32 rotate32(u32 v, i32 right)
+{
+    return v >> right | v << (32 - right);
+}
+
+static u64 rotate64(u64 v, i32 right)
+{
+    return v >> right | v << (64 - right);
+}
+
+/* All ones for 1, zero for 0. The empty asm hides from the compiler that there are two values
+ * only, lest it make a branch or a choice between two addresses of what the mask selects. */
+static u64 ct_mask(u64 bit)
+{
+    __asm__("" : "+r"(bit));
+    return 0 - bit;
+}
+
+/* 1 for zero, 0 for all else: only of zero have both ~v and v - 1 the top bit. */
+static u64 ct_is_zero(u64 v)
+{
+    return (~v & (v - 1)) >> 63;
+}
+
+/* 1 when the n bytes at a and at b are the same, else 0. */
+static u64 ct_equal(const u8 *a, const u8 *b, iz n)
+{
+    u64 differ = 0;
+    for (iz i = 0; i < n; i++)
+        differ |= (u64)(a[i] ^ b[i]);
+    return ct_is_zero(differ);
+}
+
+/* ---- SHA-2 ---- */
+
+typedef enum { SHA256, SHA384, SHA512 } hash_id;
+
+enum { HASH_MAX = 64, HASH_BLOCK_MAX = 128 };
+
+/* May be copied by assignment, to fork a transcript. */
+typedef struct {
+    hash_id id;
+    u64 length;               /* bytes taken so far */
+    u64 state[8];             /* SHA-256: the low halves; what gathers above them is not read */
+    u8 block[HASH_BLOCK_MAX]; /* the last, unfinished block */
+} hash;
+
+/* The square roots of the first 16 primes: the first 64 bits behind the point. SHA-512 begins
+ * with the first 8, SHA-256 with their upper halves, SHA-384 with the other 8 (FIPS 180-4, 5.3). */
+static const u64 sha_start[16] = {
+    0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b, 0xa54ff53a5f1d36f1,
+    0x510e527fade682d1, 0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b, 0x5be0cd19137e2179,
+    0xcbbb9d5dc1059ed8, 0x629a292a367cd507, 0x9159015a3070dd17, 0x152fecd8f70e5939,
+    0x67332667ffc00b31, 0x8eb44a8768581511, 0xdb0c2e0d64f98fa7, 0x47b5481dbefa4fa4,
+};
+
+/* The cube roots of the first 80 primes, likewise. SHA-256 uses the upper halves of the first 64
+ * (FIPS 180-4, 4.2.2 and 4.2.3). */
+static const u64 sha_round[80] = {
+    0x428a2f98d728ae22, 0x7137449123ef65cd, 0xb5c0fbcfec4d3b2f, 0xe9b5dba58189dbbc,
+    0x3956c25bf348b538, 0x59f111f1b605d019, 0x923f82a4af194f9b, 0xab1c5ed5da6d8118,
+    0xd807aa98a3030242, 0x12835b0145706fbe, 0x243185be4ee4b28c, 0x550c7dc3d5ffb4e2,
+    0x72be5d74f27b896f, 0x80deb1fe3b1696b1, 0x9bdc06a725c71235, 0xc19bf174cf692694,
+    0xe49b69c19ef14ad2, 0xefbe4786384f25e3, 0x0fc19dc68b8cd5b5, 0x240ca1cc77ac9c65,
+    0x2de92c6f592b0275, 0x4a7484aa6ea6e483, 0x5cb0a9dcbd41fbd4, 0x76f988da831153b5,
+    0x983e5152ee66dfab, 0xa831c66d2db43210, 0xb00327c898fb213f, 0xbf597fc7beef0ee4,
+    0xc6e00bf33da88fc2, 0xd5a79147930aa725, 0x06ca6351e003826f, 0x142929670a0e6e70,
+    0x27b70a8546d22ffc, 0x2e1b21385c26c926, 0x4d2c6dfc5ac42aed, 0x53380d139d95b3df,
+    0x650a73548baf63de, 0x766a0abb3c77b2a8, 0x81c2c92e47edaee6, 0x92722c851482353b,
+    0xa2bfe8a14cf10364, 0xa81a664bbc423001, 0xc24b8b70d0f89791, 0xc76c51a30654be30,
+    0xd192e819d6ef5218, 0xd69906245565a910, 0xf40e35855771202a, 0x106aa07032bbd1b8,
+    0x19a4c116b8d2d0c8, 0x1e376c085141ab53, 0x2748774cdf8eeb99, 0x34b0bcb5e19b48a8,
+    0x391c0cb3c5c95a63, 0x4ed8aa4ae3418acb, 0x5b9cca4f7763e373, 0x682e6ff3d6b2b8a3,
+    0x748f82ee5defb2fc, 0x78a5636f43172f60, 0x84c87814a1f0ab72, 0x8cc702081a6439ec,
+    0x90befffa23631e28, 0xa4506cebde82bde9, 0xbef9a3f7b2c67915, 0xc67178f2e372532b,
+    0xca273eceea26619c, 0xd186b8c721c0c207, 0xeada7dd6cde0eb1e, 0xf57d4f7fee6ed178,
+    0x06f067aa72176fba, 0x0a637dc5a2c898a6, 0x113f9804bef90dae, 0x1b710b35131c471b,
+    0x28db77f523047d84, 0x32caab7b40c72493, 0x3c9ebe0a15c9bebc, 0x431d67c49c100d4c,
+    0x4cc5d4becb3e42b6, 0x597f299cfc657e2a, 0x5fcb6fab3ad6faec, 0x6c44198c4a475817,
+};
+
+/* Round i of eight (FIPS 180-4, 6.2.2 step 3). The words keep their places and change their
+ * names: a stands in v[-i & 7], b in the next. After eight rounds the names are back. Inlined with
+ * a constant i, v is eight registers. */
+static inline __attribute__((always_inline)) void sha256_step(u32 v[8], i32 i, u32 word)
+{
+    u32 a = v[-i & 7], b = v[(1 - i) & 7], c = v[(2 - i) & 7];
+    u32 e = v[(4 - i) & 7], f = v[(5 - i) & 7], g = v[(6 - i) & 7];
+    u32 t = v[(7 - i) & 7] + (rotate32(e, 6) ^ rotate32(e, 11) ^ rotate32(e, 25)) +
+            (g ^ (e & (f ^ g))) + word;
+    v[(3 - i) & 7] += t;
+    v[(7 - i) & 7] =
+        t + (rotate32(a, 2) ^ rotate32(a, 13) ^ rotate32(a, 22)) + ((a & b) ^ (c & (a ^ b)));
+}
+
+static void sha256_block(u64 state[8], const u8 *block)
+{
+    u32 w[64], v[8] = {(u32)state[0], (u32)state[1], (u32)state[2], (u32)state[3],
+                       (u32)state[4], (u32)state[5], (u32)state[6], (u32)state[7]};
+    for (iz t = 0; t < 16; t++)
+        w[t] = __builtin_bswap32(load32(block + 4 * t));
+    for (iz t = 16; t < 64; t++) {
+        u32 x = w[t - 15], y = w[t - 2];
+        w[t] = w[t - 16] + (rotate32(x, 7) ^ rotate32(x, 18) ^ x >> 3) + w[t - 7] +
+               (rotate32(y, 17) ^ rotate32(y, 19) ^ y >> 10);
     }
-    to->v6 = 0;
+    for (iz t = 0; t < 64; t += 8) {
+        sha256_step(v, 0, w[t] + (u32)(sha_round[t] >> 32));
+        sha256_step(v, 1, w[t + 1] + (u32)(sha_round[t + 1] >> 32));
+        sha256_step(v, 2, w[t + 2] + (u32)(sha_round[t + 2] >> 32));
+        sha256_step(v, 3, w[t + 3] + (u32)(sha_round[t + 3] >> 32));
+        sha256_step(v, 4, w[t + 4] + (u32)(sha_round[t + 4] >> 32));
+        sha256_step(v, 5, w[t + 5] + (u32)(sha_round[t + 5] >> 32));
+        sha256_step(v, 6, w[t + 6] + (u32)(sha_round[t + 6] >> 32));
+        sha256_step(v, 7, w[t + 7] + (u32)(sha_round[t + 7] >> 32));
+    }
+    w[0] = v[0], w[1] = v[1], w[2] = v[2], w[3] = v[3];
+    w[4] = v[4], w[5] = v[5], w[6] = v[6], w[7] = v[7];
+    for (iz i = 0; i < 8; i++)
+        state[i] += w[i];
+    wipe(w, sizeof w);
+}
+
+static inline __attribute__((always_inline)) void sha512_step(u64 v[8], i32 i, u64 word)
+{
+    u64 a = v[-i & 7], b = v[(1 - i) & 7], c = v[(2 - i) & 7];
+    u64 e = v[(4 - i) & 7], f = v[(5 - i) & 7], g = v[(6 - i) & 7];
+    u64 t = v[(7 - i) & 7] + (rotate64(e, 14) ^ rotate64(e, 18) ^ rotate64(e, 41)) +
+            (g ^ (e & (f ^ g))) + word;
+    v[(3 - i) & 7] += t;
+    v[(7 - i) & 7] =
+        t + (rotate64(a, 28) ^ rotate64(a, 34) ^ rotate64(a, 39)) + ((a & b) ^ (c & (a ^ b)));
+}
+
+static void sha512_block(u64 state[8], const u8 *block)
+{
+    u64 w[80],
+        v[8] = {state[0], state[1], state[2], state[3], state[4], state[5], state[6], state[7]};
+    for (iz t = 0; t < 16; t++)
+        w[t] = load64_be(block + 8 * t);
+    for (iz t = 16; t < 80; t++) {
+        u64 x = w[t - 15], y = w[t - 2];
+        w[t] = w[t - 16] + (rotate64(x, 1) ^ rotate64(x, 8) ^ x >> 7) + w[t - 7] +
+               (rotate64(y, 19) ^ rotate64(y, 61) ^ y >> 6);
+    }
+    for (iz t = 0; t < 80; t += 8) {
+        sha512_step(v, 0, w[t] + sha_round[t]);
+        sha512_step(v, 1, w[t + 1] + sha_round[t + 1]);
+        sha512_step(v, 2, w[t + 2] + sha_round[t + 2]);
+        sha512_step(v, 3, w[t + 3] + sha_round[t + 3]);
+        sha512_step(v, 4, w[t + 4] + sha_round[t + 4]);
+        sha512_step(v, 5, w[t + 5] + sha_round[t + 5]);
+        sha512_step(v, 6, w[t + 6] + sha_round[t + 6]);
+        sha512_step(v, 7, w[t + 7] + sha_round[t + 7]);
+    }
+    w[0] = v[0], w[1] = v[1], w[2] = v[2], w[3] = v[3];
+    w[4] = v[4], w[5] = v[5], w[6] = v[6], w[7] = v[7];
+    for (iz i = 0; i < 8; i++)
+        state[i] += w[i];
+    wipe(w, sizeof w);
+}
+
+/* The bytes of a digest: 32, 48 or 64. */
+static iz hash_size(hash_id id)
+{
+    return id == SHA256 ? 32 : id == SHA384 ? 48 : 64;
+}
+
+static iz hash_block_size(hash_id id)
+{
+    return id == SHA256 ? 64 : 128;
+}
+
+static void hash_block(hash *h, const u8 *block)
+{
+    if (h->id == SHA256)
+        sha256_block(h->state, block);
+    else
+        sha512_block(h->state, block);
+}
+
+static void hash_init(hash *h, hash_id id)
+{
+    h->id = id;
+    h->length = 0;
+    for (iz i = 0; i < 8; i++)
+        h->state[i] = sha_start[id == SHA384 ? i + 8 : i] >> (id == SHA256 ? 32 : 0);
+}
+
+/* Takes the next bytes of the message, which may come in any pieces. */
+static void hash_add(hash *h, str data)
+{
+    iz size = hash_block_size(h->id), used = (iz)h->length & (size - 1);
+    h->length += (u64)data.len;
+    while (used + data.len >= size) {
+        iz n = size - used;
+        if (used)
+            copy(h->block + used, data.ptr, n);
+        hash_block(h, used ? h->block : data.ptr);
+        data = str_span(data, n, data.len);
+        used = 0;
+    }
+    copy(h->block + used, data.ptr, data.len);
+}
+
+/* The digest of what was added: hash_size bytes at out. Wipes h. (FIPS 180-4, 5.1) */
+static void hash_end(hash *h, u8 out[HASH_MAX])
+{
+    iz size = hash_block_size(h->id), used = (iz)h->length & (size - 1);
+    h->block[used++] = 0x80;
+    if (used > size - size / 8) {
+        wipe(h->block + used, size - used);
+        hash_block(h, h->block);
+        used = 0;
+    }
+    wipe(h->block + used, size - used);
+    store64(h->block + size - 8, __builtin_bswap64(h->length << 3));
+    hash_block(h, h->block);
+    for (iz i = 0; i < hash_size(h->id) / 4; i++) {
+        u64 word = h->id == SHA256 ? h->state[i] : h->state[i / 2] >> (i % 2 ? 0 : 32);
+        store32(out + 4 * i, __builtin_bswap32((u32)word));
+    }
+    wipe(h, sizeof *h);
+}
+
+static void hash_of(hash_id id, str data, u8 out[HASH_MAX])
+{
+    hash h;
+    hash_init(&h, id);
+    hash_add(&h, data);
+    hash_end(&h, out);
+}
+
+/* ---- HMAC and HKDF ---- */
+
+/* The two hashes of HMAC, each with its padded key taken in. */
+typedef struct {
+    hash inner, outer;
+} hmac_state;
+
+static void hmac_init(hmac_state *m, hash_id id, str key)
+{
+    u8 pad[HASH_BLOCK_MAX] = {0};
+    iz size = hash_block_size(id);
+    if (key.len > size)
+        hash_of(id, key, pad);
+    else
+        copy(pad, key.ptr, key.len);
+    for (iz i = 0; i < size; i++)
+        pad[i] ^= 0x36;
+    hash_init(&m->inner, id);
+    hash_add(&m->inner, (str){pad, size});
+    for (iz i = 0; i < size; i++)
+        pad[i] ^= 0x36 ^ 0x5c;
+    hash_init(&m->outer, id);
+    hash_add(&m->outer, (str){pad, size});
+    wipe(pad, sizeof pad);
+}
+
+static void hmac_end(hmac_state *m, u8 out[HASH_MAX])
+{
+    u8 digest[HASH_MAX];
+    iz size = hash_size(m->inner.id);
+    hash_end(&m->inner, digest);
+    hash_add(&m->outer, (str){digest, size});
+    hash_end(&m->outer, out);
+    wipe(digest, sizeof digest);
+}
+
+/* hash_size bytes at out, which may lie over key or msg. (RFC 2104) */
+static void hmac(hash_id id, str key, str msg, u8 out[HASH_MAX])
+{
+    hmac_state m;
+    hmac_init(&m, id, key);
+    hash_add(&m.inner, msg);
+    hmac_end(&m, out);
+}
+
+/* hash_size bytes at out, which may lie over salt or ikm. An empty salt stands for a digest's
+ * length of zeros. (RFC 5869, 2.2) */
+static void hkdf_extract(hash_id id, str salt, str ikm, u8 out[HASH_MAX])
+{
+    hmac(id, salt, ikm, out);
+}
+
+/* n bytes at out, at most 255 digests; out may lie over prk, but not over info. (RFC 5869, 2.3) */
+static void hkdf_expand(hash_id id, str prk, str info, u8 *out, iz n)
+{
+    iz size = hash_size(id);
+    invariant(0 <= n && n <= 255 * size);
+    hmac_state keyed, m;
+    u8 digest[HASH_MAX];
+    hmac_init(&keyed, id, prk);
+    for (iz at = 0; at < n; at += size) {
+        u8 count = (u8)(at / size + 1);
+        m = keyed;
+        hash_add(&m.inner, (str){digest, at ? size : 0});
+        hash_add(&m.inner, info);
+        hash_add(&m.inner, (str){&count, 1});
+        hmac_end(&m, digest);
+        copy(out + at, digest, n - at < size ? n - at : size);
+    }
+    wipe(digest, sizeof digest);
+    wipe(&keyed, sizeof keyed);
+}
+
+/* HKDF-Expand-Label: n bytes at out, which may lie over secret. The label comes without its
+ * "tls13 " and has at most LABEL_MAX bytes, the context at most CONTEXT_MAX. (RFC 8446, 7.1) */
+static void hkdf_expand_label(hash_id id, str secret, str label, str context, u8 *out, iz n)
+{
+    u8 info[2 + 1 + 6 + LABEL_MAX + 1 + CONTEXT_MAX];
+    writer w = writer_of(info, sizeof info);
+    invariant(label.len <= LABEL_MAX && context.len <= CONTEXT_MAX);
+    put_be(&w, (u64)n, 2);
+    put_be(&w, (u64)(6 + label.len), 1);
+    put(&w, S("tls13 "));
+    put(&w, label);
+    put_be(&w, (u64)context.len, 1);
+    put(&w, context);
+    invariant(!w.error);
+    hkdf_expand(id, secret, written(&w), out, n);
+}
+
+/* ---- AEAD: what the ciphers share ---- */
+
+typedef enum { AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305 } aead_id;
+
+enum { AEAD_TAG = 16, AEAD_NONCE = 12 };
+
+/* An expanded key. Its owner wipes it. */
+typedef struct {
+    aead_id id;
+    u32 key[60];     /* AES: 11 or 15 round keys of 4 words; ChaCha20: its key in the first 8 */
+    u64 hash_key[2]; /* AES: see gcm_init */
+} aead;
+
+/* The 16 bytes of data from `at`: in place, or, where fewer are left, in pad with zeros behind. */
+static const u8 *padded_block(u8 pad[16], str data, iz at)
+{
+    if (data.len - at >= 16)
+        return data.ptr + at;
+    wipe(pad, 16);
+    copy(pad, data.ptr + at, data.len - at);
+    return pad;
+}
+
+/* ---- ChaCha20-Poly1305 ---- */
+
+static inline __attribute__((always_inline)) void chacha20_quarter(u32 *a, u32 *b, u32 *c, u32 *d)
+{
+    *a += *b;
+    *d = rotate32(*d ^ *a, 16);
+    *c += *d;
+    *b = rotate32(*b ^ *c, 20);
+    *a += *b;
+    *d = rotate32(*d ^ *a, 24);
+    *c += *d;
+    *b = rotate32(*b ^ *c, 25);
+}
+
+/* One block of the key stream. (RFC 8439, 2.3) */
+static void chacha20_block(const aead *a, const u8 nonce[AEAD_NONCE], u32 counter, u8 out[64])
+{
+    u32 x[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574}, start[16];
+    for (iz i = 0; i < 8; i++)
+        x[4 + i] = a->key[i];
+    x[12] = counter;
+    for (iz i = 0; i < 3; i++)
+        x[13 + i] = load32(nonce + 4 * i);
+    for (iz i = 0; i < 16; i++)
+        start[i] = x[i];
+    for (iz i = 0; i < 10; i++) {
+        chacha20_quarter(x, x + 4, x + 8, x + 12);
+        chacha20_quarter(x + 1, x + 5, x + 9, x + 13);
+        chacha20_quarter(x + 2, x + 6, x + 10, x + 14);
+        chacha20_quarter(x + 3, x + 7, x + 11, x + 15);
+        chacha20_quarter(x, x + 5, x + 10, x + 15);
+        chacha20_quarter(x + 1, x + 6, x + 11, x + 12);
+        chacha20_quarter(x + 2, x + 7, x + 8, x + 13);
+        chacha20_quarter(x + 3, x + 4, x + 9, x + 14);
+    }
+    for (iz i = 0; i < 16; i++)
+        store32(out + 4 * i, x[i] + start[i]);
+    wipe(x, sizeof x);
+    wipe(start, sizeof start);
+}
+
+/* The sum h = low + 2^128 top modulo 2^130 - 5, not always reduced: top <= 4 between two blocks. */
+typedef struct {
+    u128 low;
+    u64 top, r0, r1;
+} poly1305;
+
+/* Adds data, zeros behind it up to whole blocks, to the sum. (RFC 8439, 2.5 and 2.8)
+ *
+ * h has the words h0, h1 and top. r0, r1 < 2^60 by their clamping, and 4 divides r1. As 2^130 is 5,
+ * what r1 lifts to 2^128 comes down as s = r1 * 5/4 < 2^61. With top <= 6 (4 from before, the
+ * block's own bit and a carry) the words of the product and their carries are
+ *   d0 = h0 r0 + h1 s                          < 2^124 + 2^125                < 2^126
+ *   d1 = h0 r1 + h1 r0 + top s + d0 / 2^64     < 2^124 + 2^124 + 2^64 + 2^62  < 2^126
+ *   d2 = top r0 + d1 / 2^64                    < 2^63 + 2^62                  < 2^64
+ * What stands above 2^130 comes back times 5: 5 d2 / 4 < 2^64, as d2 < 3 * 2^62. */
+static void poly1305_add(poly1305 *p, str data)
+{
+    u128 low = p->low;
+    u64 top = p->top, r0 = p->r0, r1 = p->r1, s = r1 + (r1 >> 2);
+    u8 pad[16];
+    for (iz at = 0; at < data.len; at += 16) {
+        u128 block = load128(padded_block(pad, data, at));
+        low += block;
+        top += (u64)1 + (low < block);
+        u64 h0 = (u64)low, h1 = (u64)(low >> 64);
+        u128 d0 = (u128)h0 * r0 + (u128)h1 * s;
+        u128 d1 = (u128)h0 * r1 + (u128)h1 * r0 + top * s + (u64)(d0 >> 64);
+        u64 d2 = top * r0 + (u64)(d1 >> 64), back = (d2 >> 2) * 5;
+        low = (d1 << 64 | (u64)d0) + back;
+        top = (d2 & 3) + (low < back);
+    }
+    p->low = low;
+    p->top = top;
+}
+
+/* The sum reduced, plus `last`, modulo 2^128. The sum is below twice 2^130 - 5. If adding 5 takes
+ * it to 2^130, it was not reduced, and what then stands below 2^130 is the remainder. */
+static void poly1305_end(poly1305 *p, u128 last, u8 tag[AEAD_TAG])
+{
+    u128 low = p->low, reduced = low + 5;
+    u64 mask = ct_mask((p->top + (reduced < 5)) >> 2);
+    low ^= (low ^ reduced) & ((u128)mask << 64 | mask);
+    low += last;
+    __builtin_memcpy(tag, &low, AEAD_TAG);
+    wipe(p, sizeof *p);
+}
+
+/* The tag over aad and ciphertext, under the first block of the stream: r, clamped, and the last
+ * summand. (RFC 8439, 2.6 and 2.8) */
+static void chacha20_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str data,
+                         u8 tag[AEAD_TAG])
+{
+    u8 key[64], lengths[16];
+    chacha20_block(a, nonce, 0, key);
+    poly1305 p = {.r0 = load64(key) & 0x0ffffffc0fffffff,
+                  .r1 = load64(key + 8) & 0x0ffffffc0ffffffc};
+    poly1305_add(&p, aad);
+    poly1305_add(&p, data);
+    store64(lengths, (u64)aad.len);
+    store64(lengths + 8, (u64)data.len);
+    poly1305_add(&p, (str){lengths, sizeof lengths});
+    poly1305_end(&p, load128(key + 16), tag);
+    wipe(key, sizeof key);
+}
+
+/* ---- AES-GCM ----
+ *
+ * The compilers' headers for these instructions need libc's (gcc) or a whole file compiled for them
+ * (clang), so they are written as assembly: on vector registers, no memory, no flags. AESENC adds a
+ * round key last and AESE first; with a key of zeros both leave it to the C, in FIPS 197's order.
+ */
+
+#ifdef __x86_64__
+#define VEC_IN "x"
+#define VEC_INOUT "+x"
+#define AES_ROUND "aesenc %1, %0"
+#define AES_LAST_ROUND "aesenclast %1, %0"
+#define CLMUL_LOW "pclmulqdq $0x00, %1, %0"
+#define CLMUL_HIGH "pclmulqdq $0x11, %1, %0"
+#else
+#define VEC_IN "w"
+#define VEC_INOUT "+w"
+#define AES_ROUND ".arch armv8-a+crypto\n\taese %0.16b, %1.16b\n\taesmc %0.16b, %0.16b"
+#define AES_LAST_ROUND ".arch armv8-a+crypto\n\taese %0.16b, %1.16b"
+#define CLMUL_LOW ".arch armv8-a+crypto\n\tpmull %0.1q, %0.1d, %1.1d"
+#define CLMUL_HIGH ".arch armv8-a+crypto\n\tpmull2 %0.1q, %0.2d, %1.2d"
+#endif
+
+typedef u64 vec128 __attribute__((vector_size(16)));
+
+/* SubBytes, ShiftRows and MixColumns of the state, then AddRoundKey. (FIPS 197, 5.1) */
+static vec128 aes_round(vec128 state, vec128 key)
+{
+    __asm__(AES_ROUND : VEC_INOUT(state) : VEC_IN((vec128){0, 0}));
+    return state ^ key;
+}
+
+/* The last round, which has no MixColumns. */
+static vec128 aes_last_round(vec128 state, vec128 key)
+{
+    __asm__(AES_LAST_ROUND : VEC_INOUT(state) : VEC_IN((vec128){0, 0}));
+    return state ^ key;
+}
+
+/* The product without carries of the two low halves. */
+static vec128 clmul_low(vec128 a, vec128 b)
+{
+    __asm__(CLMUL_LOW : VEC_INOUT(a) : VEC_IN(b));
+    return a;
+}
+
+/* And of the two high halves. */
+static vec128 clmul_high(vec128 a, vec128 b)
+{
+    __asm__(CLMUL_HIGH : VEC_INOUT(a) : VEC_IN(b));
+    return a;
+}
+
+static vec128 vec128_load(const void *p)
+{
+    vec128 v;
+    __builtin_memcpy(&v, p, 16);
+    return v;
+}
+
+/* The S-box on the four bytes of w: in a state of four equal columns ShiftRows changes nothing. */
+static u32 aes_sub_word(u32 w)
+{
+    u64 twice = (u64)w << 32 | w;
+    return (u32)aes_last_round((vec128){twice, twice}, (vec128){0, 0})[0];
+}
+
+/* The round keys. Words lie in memory as FIPS 197 (5.2) numbers their bytes, first byte lowest,
+ * so its RotWord is a rotation to the right. words is Nk: 4 or 8, the second branch for 8 only. */
+static void aes_expand(u32 round_key[60], const u8 *key, iz words)
+{
+    u32 rcon = 1;
+    copy((u8 *)round_key, key, 4 * words);
+    for (iz i = words; i < 4 * (words + 7); i++) {
+        u32 t = round_key[i - 1];
+        if (i % words == 0) {
+            t = rotate32(aes_sub_word(t), 8) ^ rcon;
+            rcon = rcon << 1 ^ (rcon >> 7) * 0x11b;
+        } else if (i % words == 4) {
+            t = aes_sub_word(t);
+        }
+        round_key[i] = round_key[i - words] ^ t;
+    }
+}
+
+/* Four blocks, side by side: a round needs several cycles, but one can begin in each. */
+static void aes_encrypt(const aead *a, vec128 b[4])
+{
+    const u32 *key = a->key, *last = key + (a->id == AES_128_GCM ? 40 : 56);
+    vec128 k = vec128_load(key), b0 = b[0] ^ k, b1 = b[1] ^ k, b2 = b[2] ^ k, b3 = b[3] ^ k;
+    for (key += 4; key < last; key += 4) {
+        k = vec128_load(key);
+        b0 = aes_round(b0, k);
+        b1 = aes_round(b1, k);
+        b2 = aes_round(b2, k);
+        b3 = aes_round(b3, k);
+    }
+    k = vec128_load(last);
+    b[0] = aes_last_round(b0, k);
+    b[1] = aes_last_round(b1, k);
+    b[2] = aes_last_round(b2, k);
+    b[3] = aes_last_round(b3, k);
+}
+
+/* Four blocks of the key stream from this counter on: 1 is the tag's, the data begins at 2. */
+static void gcm_stream(const aead *a, const u8 nonce[AEAD_NONCE], u32 counter, u8 out[64])
+{
+    vec128 b[4];
+    for (u32 i = 0; i < 4; i++) {
+        u64 tail = load32(nonce + 8) | (u64)__builtin_bswap32(counter + i) << 32;
+        b[i] = (vec128){load64(nonce), tail};
+    }
+    aes_encrypt(a, b);
+    __builtin_memcpy(out, b, 64);
+    wipe(b, sizeof b);
+}
+
+/* GHASH numbers the bits of a block from the first byte's top bit. With the bytes reversed that is
+ * POLYVAL of RFC 8452, whose products carry a factor x^-128, under a hash key times x (appendix A):
+ * shifted up by one, modulo x^128 + x^127 + x^126 + x^121 + 1. */
+static void gcm_init(aead *a)
+{
+    vec128 b[4] = {{0, 0}};
+    aes_encrypt(a, b);
+    u64 high = __builtin_bswap64(b[0][0]), low = __builtin_bswap64(b[0][1]);
+    u64 over = ct_mask(high >> 63);
+    a->hash_key[0] = low << 1 ^ (over & 1);
+    a->hash_key[1] = (high << 1 | low >> 63) ^ (over & 0xc200000000000000);
+    wipe(b, sizeof b);
+}
+
+/* x times y times x^-128. The product of four halves has 256 bits: low, high. To divide it by x^64,
+ * its low 64 bits times the polynomial are added, which clears them: the polynomial is 1 modulo
+ * x^64, and x^57 + x^62 + x^63 + x^64 above. Twice. */
+static vec128 gcm_product(vec128 x, vec128 y)
+{
+    vec128 fold = {0xc200000000000000, 0}, crossed = {y[1], y[0]};
+    vec128 middle = clmul_low(x, crossed) ^ clmul_high(x, crossed);
+    vec128 up = {0, middle[0]}, down = {middle[1], 0};
+    vec128 low = clmul_low(x, y) ^ up, high = clmul_high(x, y) ^ down;
+    low = (vec128){low[1], low[0]} ^ clmul_low(low, fold);
+    low = (vec128){low[1], low[0]} ^ clmul_low(low, fold);
+    return low ^ high;
+}
+
+/* Adds data, zeros behind it up to whole blocks, to the sum. */
+static vec128 gcm_hash(vec128 sum, vec128 key, str data)
+{
+    u8 pad[16];
+    for (iz at = 0; at < data.len; at += 16) {
+        const u8 *p = padded_block(pad, data, at);
+        sum = gcm_product(sum ^ (vec128){load64_be(p + 8), load64_be(p)}, key);
+    }
+    return sum;
+}
+
+/* The tag over aad and ciphertext. (SP 800-38D, 7.1 steps 4 to 6) */
+static void gcm_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str data, u8 tag[AEAD_TAG])
+{
+    u8 mask[64];
+    vec128 key = vec128_load(a->hash_key);
+    vec128 sum = gcm_hash(gcm_hash((vec128){0, 0}, key, aad), key, data);
+    sum = gcm_product(sum ^ (vec128){(u64)data.len << 3, (u64)aad.len << 3}, key);
+    gcm_stream(a, nonce, 1, mask);
+    store64(tag, __builtin_bswap64(sum[1]) ^ load64(mask));
+    store64(tag + 8, __builtin_bswap64(sum[0]) ^ load64(mask + 8));
+    wipe(mask, sizeof mask);
+}
+
+/* ---- AEAD ---- */
+
+/* The bytes of a key: 16 or 32. */
+static iz aead_key_size(aead_id id)
+{
+    return id == AES_128_GCM ? 16 : 32;
+}
+
+/* Takes aead_key_size bytes at key. The AES ones only where the processor has the instructions:
+ * the caller has asked os_cpu_aes. */
+static void aead_init(aead *a, aead_id id, const u8 *key)
+{
+    a->id = id;
+    if (id == CHACHA20_POLY1305) {
+        copy((u8 *)a->key, key, 32);
+        return;
+    }
+    aes_expand(a->key, key, aead_key_size(id) / 4);
+    gcm_init(a);
+}
+
+/* Encrypts or decrypts: the key stream of either cipher, 64 bytes at a time. */
+static void aead_xor(const aead *a, const u8 nonce[AEAD_NONCE], u8 *data, iz n)
+{
+    u8 stream[64];
+    invariant(0 <= n && n <= ((iz)1 << 36) - 32); /* GCM's limit, SP 800-38D, 5.2.1.1 */
+    for (iz at = 0; at < n; at += 64) {
+        u32 part = (u32)(at / 64);
+        iz left = n - at < 64 ? n - at : 64, i = 0;
+        if (a->id == CHACHA20_POLY1305)
+            chacha20_block(a, nonce, 1 + part, stream);
+        else
+            gcm_stream(a, nonce, 2 + 4 * part, stream);
+        for (; i + 8 <= left; i += 8)
+            store64(data + at + i, load64(data + at + i) ^ load64(stream + i));
+        for (; i < left; i++)
+            data[at + i] ^= stream[i];
+    }
+    wipe(stream, sizeof stream);
+}
+
+static void aead_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str data, u8 tag[AEAD_TAG])
+{
+    if (a->id == CHACHA20_POLY1305)
+        chacha20_tag(a, nonce, aad, data, tag);
+    else
+        gcm_tag(a, nonce, aad, data, tag);
+}
+
+/* Encrypts the n bytes at data in place and gives the tag over them and aad. A nonce serves once
+ * under one key. (RFC 8439, 2.8; SP 800-38D, 7.1) */
+static void aead_seal(const aead *a, const u8 nonce[AEAD_NONCE], str aad, u8 *data, iz n,
+                      u8 tag[AEAD_TAG])
+{
+    aead_xor(a, nonce, data, n);
+    aead_tag(a, nonce, aad, (str){data, n}, tag);
+}
+
+/* Checks the tag, then decrypts the n bytes at data in place. E_AeadTag: data is as it was. */
+static err aead_open(const aead *a, const u8 nonce[AEAD_NONCE], str aad, u8 *data, iz n,
+                     const u8 tag[AEAD_TAG])
+{
+    u8 right[AEAD_TAG];
+    aead_tag(a, nonce, aad, (str){data, n}, right);
+    u64 good = ct_equal(right, tag, AEAD_TAG);
+    wipe(right, sizeof right);
+    if (!good)
+        return E_AeadTag;
+    aead_xor(a, nonce, data, n);
+    return E_None;
+}
+
+/* ---- X25519 ----
+ *
+ * Elements of the field modulo p = 2^255 - 19 are five limbs of 51 bits, lowest first. What a
+ * product gives is *tight*: each limb is below 2^51 + 2^16. A sum or a difference of two tight
+ * elements is *loose*: each limb is below 2^53; only a product makes it tight again.
+ */
+
+typedef u64 f25519[5];
+
+#define F25519_LIMB (((u64)1 << 51) - 1)
+
+/* Sum of two tight ones: limbs below 2^52 + 2^17. */
+static void f25519_add(f25519 out, const f25519 a, const f25519 b)
+{
+    out[0] = a[0] + b[0];
+    out[1] = a[1] + b[1];
+    out[2] = a[2] + b[2];
+    out[3] = a[3] + b[3];
+    out[4] = a[4] + b[4];
+}
+
+/* Difference of two tight ones, with 2p added so that no limb falls below zero: limbs below
+ * 2^52 + 2^51 + 2^16. */
+static void f25519_sub(f25519 out, const f25519 a, const f25519 b)
+{
+    out[0] = a[0] + (2 * F25519_LIMB - 36) - b[0];
+    out[1] = a[1] + 2 * F25519_LIMB - b[1];
+    out[2] = a[2] + 2 * F25519_LIMB - b[2];
+    out[3] = a[3] + 2 * F25519_LIMB - b[3];
+    out[4] = a[4] + 2 * F25519_LIMB - b[4];
+}
+
+/* Carries five sums of products into tight limbs: all at once into the next limb, then again. What
+ * passes 2^255 comes back times 19. A sum is below 77 * 2^106 < 2^113, the last below 5 * 2^106
+ * < 2^109; so the first carries are below 2^62 and 19 * 2^58 < 2^63, the second at most 2^12 and
+ * 19 * 2^11 < 2^16. */
+static inline __attribute__((always_inline)) void f25519_carry(f25519 out, u128 d0, u128 d1,
+                                                               u128 d2, u128 d3, u128 d4)
+{
+    u64 l0 = ((u64)d0 & F25519_LIMB) + 19 * (u64)(d4 >> 51);
+    u64 l1 = ((u64)d1 & F25519_LIMB) + (u64)(d0 >> 51);
+    u64 l2 = ((u64)d2 & F25519_LIMB) + (u64)(d1 >> 51);
+    u64 l3 = ((u64)d3 & F25519_LIMB) + (u64)(d2 >> 51);
+    u64 l4 = ((u64)d4 & F25519_LIMB) + (u64)(d3 >> 51);
+    out[0] = (l0 & F25519_LIMB) + 19 * (l4 >> 51);
+    out[1] = (l1 & F25519_LIMB) + (l0 >> 51);
+    out[2] = (l2 & F25519_LIMB) + (l1 >> 51);
+    out[3] = (l3 & F25519_LIMB) + (l2 >> 51);
+    out[4] = (l4 & F25519_LIMB) + (l3 >> 51);
+}
+
+/* Tight product of two loose ones; out may be either. Limbs that pass 2^255 come back times 19:
+ * 19 * 2^53 < 2^58. */
+static void f25519_mul(f25519 out, const f25519 a, const f25519 b)
+{
+    u64 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4];
+    u64 b0 = b[0], b1 = b[1], b2 = b[2], b3 = b[3], b4 = b[4];
+    u64 c1 = 19 * b1, c2 = 19 * b2, c3 = 19 * b3, c4 = 19 * b4;
+    f25519_carry(out, (u128)a0 * b0 + (u128)a1 * c4 + (u128)a2 * c3 + (u128)a3 * c2 + (u128)a4 * c1,
+                 (u128)a0 * b1 + (u128)a1 * b0 + (u128)a2 * c4 + (u128)a3 * c3 + (u128)a4 * c2,
+                 (u128)a0 * b2 + (u128)a1 * b1 + (u128)a2 * b0 + (u128)a3 * c4 + (u128)a4 * c3,
+                 (u128)a0 * b3 + (u128)a1 * b2 + (u128)a2 * b1 + (u128)a3 * b0 + (u128)a4 * c4,
+                 (u128)a0 * b4 + (u128)a1 * b3 + (u128)a2 * b2 + (u128)a3 * b1 + (u128)a4 * b0);
+}
+
+/* Tight square of a loose one, n >= 1 times over; out may be a. */
+static void f25519_square(f25519 out, const f25519 a, i32 n)
+{
+    u64 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4];
+    for (;;) {
+        u64 b0 = 2 * a0, b1 = 2 * a1, b2 = 2 * a2, c3 = 19 * a3, c4 = 19 * a4;
+        f25519_carry(out, (u128)a0 * a0 + (u128)b1 * c4 + (u128)b2 * c3,
+                     (u128)b0 * a1 + (u128)b2 * c4 + (u128)a3 * c3,
+                     (u128)b0 * a2 + (u128)a1 * a1 + (u128)(2 * a3) * c4,
+                     (u128)b0 * a3 + (u128)b1 * a2 + (u128)a4 * c4,
+                     (u128)b0 * a4 + (u128)b1 * a3 + (u128)a2 * a2);
+        if (--n == 0)
+            return;
+        a0 = out[0], a1 = out[1], a2 = out[2], a3 = out[3], a4 = out[4];
+    }
+}
+
+/* Tight product of a loose one and 121665, (A - 2) / 4 of the curve. */
+static void f25519_mul_a24(f25519 out, const f25519 a)
+{
+    f25519_carry(out, (u128)a[0] * 121665, (u128)a[1] * 121665, (u128)a[2] * 121665,
+                 (u128)a[3] * 121665, (u128)a[4] * 121665);
+}
+
+/* a and b change places where the mask is all ones. */
+static void f25519_swap(f25519 a, f25519 b, u64 mask)
+{
+    u64 t0 = (a[0] ^ b[0]) & mask, t1 = (a[1] ^ b[1]) & mask, t2 = (a[2] ^ b[2]) & mask;
+    u64 t3 = (a[3] ^ b[3]) & mask, t4 = (a[4] ^ b[4]) & mask;
+    a[0] ^= t0, a[1] ^= t1, a[2] ^= t2, a[3] ^= t3, a[4] ^= t4;
+    b[0] ^= t0, b[1] ^= t1, b[2] ^= t2, b[3] ^= t3, b[4] ^= t4;
+}
+
+/* 1 / a, and 0 for 0: a to the power p - 2 = 2^255 - 21. The names tell the exponents: x_n is
+ * 2^n - 1. */
+static void f25519_invert(f25519 out, const f25519 a)
+{
+    struct {
+        f25519 e11, x5, x10, x50, t;
+    } s;
+    f25519_square(s.x10, a, 1);
+    f25519_square(s.t, s.x10, 2);
+    f25519_mul(s.t, s.t, a);
+    f25519_mul(s.e11, s.t, s.x10);
+    f25519_square(s.x5, s.e11, 1);
+    f25519_mul(s.x5, s.x5, s.t);
+    f25519_square(s.t, s.x5, 5);
+    f25519_mul(s.x10, s.t, s.x5);
+    f25519_square(s.t, s.x10, 10);
+    f25519_mul(s.t, s.t, s.x10);
+    f25519_square(s.x50, s.t, 20);
+    f25519_mul(s.t, s.x50, s.t);
+    f25519_square(s.t, s.t, 10);
+    f25519_mul(s.x50, s.t, s.x10);
+    f25519_square(s.t, s.x50, 50);
+    f25519_mul(s.x10, s.t, s.x50);
+    f25519_square(s.t, s.x10, 100);
+    f25519_mul(s.t, s.t, s.x10);
+    f25519_square(s.t, s.t, 50);
+    f25519_mul(s.t, s.t, s.x50);
+    f25519_square(s.t, s.t, 5);
+    f25519_mul(out, s.t, s.e11);
+    wipe(&s, sizeof s);
+}
+
+/* The u-coordinate in 32 bytes; their top bit is ignored (RFC 7748, 5). */
+static void f25519_load(f25519 out, const u8 in[32])
+{
+    u64 w0 = load64(in), w1 = load64(in + 8), w2 = load64(in + 16), w3 = load64(in + 24);
+    out[0] = w0 & F25519_LIMB;
+    out[1] = (w0 >> 51 | w1 << 13) & F25519_LIMB;
+    out[2] = (w1 >> 38 | w2 << 26) & F25519_LIMB;
+    out[3] = (w2 >> 25 | w3 << 39) & F25519_LIMB;
+    out[4] = w3 >> 12 & F25519_LIMB;
+}
+
+/* The one encoding below p of a tight element, which is below 2p: `over` is the carry of adding 19,
+ * 1 from p on. Then 19 is added and bit 255 falls away, which subtracts p. */
+static void f25519_store(u8 out[32], const f25519 a)
+{
+    u64 over = 19, carry, l[5];
+    for (iz i = 0; i < 5; i++)
+        over = (a[i] + over) >> 51;
+    carry = 19 * over;
+    for (iz i = 0; i < 5; i++) {
+        carry += a[i];
+        l[i] = carry & F25519_LIMB;
+        carry >>= 51;
+    }
+    store64(out, l[0] | l[1] << 51);
+    store64(out + 8, l[1] >> 13 | l[2] << 38);
+    store64(out + 16, l[2] >> 26 | l[3] << 25);
+    store64(out + 24, l[3] >> 39 | l[4] << 12);
+    wipe(l, sizeof l);
+}
+
+/* One step of the Montgomery ladder: doubles (x2 : z2), adds it to (x3 : z3), whose difference is
+ * x1. The names are RFC 7748's (section 5), a to e for its capitals. */
+typedef struct {
+    f25519 x1, x2, z2, x3, z3, a, b, c, d, e;
+} x25519_state;
+
+static void x25519_step(x25519_state *s)
+{
+    f25519_add(s->a, s->x2, s->z2);
+    f25519_sub(s->b, s->x2, s->z2);
+    f25519_add(s->c, s->x3, s->z3);
+    f25519_sub(s->d, s->x3, s->z3);
+    f25519_mul(s->d, s->d, s->a);
+    f25519_mul(s->c, s->c, s->b);
+    f25519_square(s->a, s->a, 1);
+    f25519_square(s->b, s->b, 1);
+    f25519_add(s->x3, s->d, s->c);
+    f25519_square(s->x3, s->x3, 1);
+    f25519_sub(s->z3, s->d, s->c);
+    f25519_square(s->z3, s->z3, 1);
+    f25519_mul(s->z3, s->z3, s->x1);
+    f25519_mul(s->x2, s->a, s->b);
+    f25519_sub(s->e, s->a, s->b);
+    f25519_mul_a24(s->z2, s->e);
+    f25519_add(s->z2, s->z2, s->a);
+    f25519_mul(s->z2, s->z2, s->e);
+}
+
+/* The shared secret of our 32 secret bytes, any, and the peer's point, any (RFC 7748, 5 and 6.1;
+ * not canonical encodings are taken modulo p). E_KeyShareZero when the secret came out as zeros, as
+ * it does for the points of small order: TLS refuses that (RFC 8446, 7.4.2). */
+static err x25519(u8 shared[32], const u8 secret[32], const u8 point[32])
+{
+    x25519_state s = {.x2 = {1}, .z3 = {1}};
+    u8 k[32];
+    u64 swapped = 0, any = 0;
+    copy(k, secret, 32);
+    k[0] &= 248;
+    k[31] = (u8)((k[31] & 127) | 64);
+    f25519_load(s.x1, point);
+    copy((u8 *)s.x3, (const u8 *)s.x1, sizeof s.x3);
+    for (i32 t = 254; t >= 0; t--) {
+        u64 bit = k[t >> 3] >> (t & 7) & 1, mask = ct_mask(bit ^ swapped);
+        f25519_swap(s.x2, s.x3, mask);
+        f25519_swap(s.z2, s.z3, mask);
+        swapped = bit;
+        x25519_step(&s);
+    }
+    /* The last bit of k is 0: nothing is left to swap back. */
+    f25519_invert(s.z2, s.z2);
+    f25519_mul(s.x2, s.x2, s.z2);
+    f25519_store(shared, s.x2);
+    for (iz i = 0; i < 32; i++)
+        any |= shared[i];
+    wipe(&s, sizeof s);
+    wipe(k, sizeof k);
+    return (err)(ct_mask(ct_is_zero(any)) & E_KeyShareZero);
+}
+
+/* Our key share: the point of 32 secret bytes, any. (RFC 7748, 6.1) */
+static void x25519_public(u8 point[32], const u8 secret[32])
+{
+    static const u8 base[32] = {9};
+    err zero = x25519(point, secret, base);
+    invariant(!zero);
+}
+
+/* ---- public keys ----
+ *
+ * ECDH on P-256, ECDSA verification on P-256 and P-384 (FIPS 186-5, SP 800-186, SEC 1) and RSA
+ * verification by PKCS #1 v1.5 and PSS (RFC 8017). There is no signing and no decryption, so that
+ * the only secret here is the scalar of ECDH. p256_public and p256_ecdh and all that they call
+ * take the same path and the same addresses whatever that scalar is, and wipe what came of it;
+ * all else works on public data and says where its time varies.
+ *
+ * A big number is an array of 64-bit limbs, the lowest first. All modular products are
+ * Montgomery's: of a and b comes a * b / R mod m, with R = 2^(64 * limbs). A number x is "in
+ * Montgomery form" as x * R mod m; the product of two such is such again, and the product of one
+ * such and a plain number is plain. Products are summed by columns: column k holds the products of
+ * limbs i and k - i in a sum of 192 bits, and its lowest limb is final once the column is complete.
+ * That takes one addition with carry per product and no carry along a row. The fields of the two
+ * curves have products of their own, unrolled, which use the form of their primes; orders of curves
+ * and RSA moduli share one that works for every odd modulus.
+ *
+ * A field element is always reduced: 0 <= x < p. A point is in Jacobian coordinates, that is
+ * (X / Z^2, Y / Z^3), all three in Montgomery form; Z = 0 is the point at infinity.
+ *
+ * Left out: compressed points (RFC 8446 section 4.2.8.2 forbids them; the CA/Browser Forum's
+ * requirements rule them out in certificates), P-521, RSA-PSS with a salt of another length than
+ * the digest's (RFC 8446 section 4.2.3), RSA keys under 2,048 bits (too weak) and over 4,096 (a
+ * hostile chain shall not buy much work with a long key).
+ */
+
+/* ---- limbs ---- */
+
+enum {
+    FIELD_LIMBS = 6,               /* a number of P-384 */
+    BIG_LIMBS = RSA_BITS_MAX / 64, /* a number of RSA */
+    COLUMN_STEP = 4,               /* products that column_long takes at a time ... */
+    BIG_PAD = COLUMN_STEP - 1,     /* ... so it may read this many limbs of zero too far */
+    BIG_ROOM = BIG_LIMBS + 2 * BIG_PAD
+};
+
+static str str_without_zeros(str s)
+{
+    while (s.len && !s.ptr[0])
+        s = str_span(s, 1, s.len);
+    return s;
+}
+
+/* The number from a big-endian str of at most 8 * n bytes. */
+static void limbs_read(u64 *r, iz n, str s)
+{
+    reader in = reader_of(s);
+    for (iz i = n - 1; i >= 0; i--) {
+        iz here = reader_left(&in) - 8 * i;
+        r[i] = read_be(&in, here > 0 ? here : 0);
+    }
+}
+
+/* The low n bytes of a, big-endian. */
+static void limbs_write(u8 *out, iz n, const u64 *a)
+{
+    for (iz i = 0; i < n; i++)
+        out[n - 1 - i] = (u8)(a[i >> 3] >> (8 * (i & 7)));
+}
+
+/* Number of the highest bit that is set, plus one. Time varies. */
+static iz limbs_bits(const u64 *a, iz n)
+{
+    while (n && !a[n - 1])
+        n--;
+    return n ? 64 * n - __builtin_clzll(a[n - 1]) : 0;
+}
+
+/* The w < 64 bits of a from bit i on; may touch the limb behind the one that holds bit i. */
+static u64 limbs_field(const u64 *a, iz i, iz w)
+{
+    u64 low = a[i >> 6] >> (i & 63), high = a[(i >> 6) + 1] << 1 << (63 - (i & 63));
+    return (low | high) & (((u64)1 << w) - 1);
+}
+
+/* Whether a < b. Time varies. */
+static b32 limbs_less(const u64 *a, const u64 *b, iz n)
+{
+    while (n > 1 && a[n - 1] == b[n - 1])
+        n--;
+    return a[n - 1] < b[n - 1];
+}
+
+static b32 limbs_equal(const u64 *a, const u64 *b, iz n)
+{
+    return !memcmp(a, b, (uz)n * sizeof *a);
+}
+
+/* a = a * 2^left, or floor(a / 2^-left), for left from -63 to 63 but 0. What leaves a is lost. */
+static void limbs_shift(u64 *a, iz n, iz left)
+{
+    if (left > 0)
+        for (iz i = n - 1; i >= 0; i--)
+            a[i] = a[i] << left | (i ? a[i - 1] >> (64 - left) : 0);
+    else
+        for (iz i = 0; i < n; i++)
+            a[i] = a[i] >> -left | (i + 1 < n ? a[i + 1] << (64 + left) : 0);
+}
+
+/* r = a + b; gives the carry. r may be a or b. */
+static u64 limbs_add(u64 *r, const u64 *a, const u64 *b, iz n)
+{
+    u64 carry = 0;
+    for (iz i = 0; i < n; i++) {
+        u128 sum = (u128)a[i] + b[i] + carry;
+        r[i] = (u64)sum;
+        carry = (u64)(sum >> 64);
+    }
+    return carry;
+}
+
+/* r = a - b; gives the borrow. r may be a or b. */
+static u64 limbs_sub(u64 *r, const u64 *a, const u64 *b, iz n)
+{
+    u64 borrow = 0;
+    for (iz i = 0; i < n; i++) {
+        u128 sum = (u128)a[i] - b[i] - borrow;
+        r[i] = (u64)sum;
+        borrow = (u64)(sum >> 64) & 1;
+    }
+    return borrow;
+}
+
+/* ---- sums of columns ---- */
+
+/* low + 2^128 * high. No column here has more than 2 * 64 + 2 products, each below 2^128, so that
+ * high stays below 2^8. */
+typedef struct {
+    u128 low;
+    u64 high;
+} column;
+
+static inline __attribute__((always_inline)) void column_add(column *c, u128 x)
+{
+    c->high += __builtin_add_overflow(c->low, x, &c->low);
+}
+
+/* Gives the lowest limb and turns the rest into the start of the next column. */
+static inline __attribute__((always_inline)) u64 column_next(column *c)
+{
+    u64 limb = (u64)c->low;
+    c->low = c->low >> 64 | (u128)c->high << 64;
+    c->high = 0;
+    return limb;
+}
+
+/* Adds a[0] * b[0] + a[1] * b[-1] + ... of n products, 1 to 6. n is a constant wherever this is
+ * used: only the sums remain. */
+static inline __attribute__((always_inline)) void column_products(column *c, const u64 *a,
+                                                                  const u64 *b, iz n)
+{
+    column_add(c, (u128)a[0] * b[0]);
+    if (n > 1)
+        column_add(c, (u128)a[1] * b[-1]);
+    if (n > 2)
+        column_add(c, (u128)a[2] * b[-2]);
+    if (n > 3)
+        column_add(c, (u128)a[3] * b[-3]);
+    if (n > 4)
+        column_add(c, (u128)a[4] * b[-4]);
+    if (n > 5)
+        column_add(c, (u128)a[5] * b[-5]);
+}
+
+/* ---- the fields of P-256 and P-384 ---- */
+
+typedef enum { P256, P384 } curve_id;
+
+typedef struct {
+    u64 prime[FIELD_LIMBS];
+    u64 one[FIELD_LIMBS];    /* R - prime, which is 1 in Montgomery form */
+    u64 square[FIELD_LIMBS]; /* R^2 mod prime: a product with it puts into Montgomery form */
+    u64 b[FIELD_LIMBS];      /* of y^2 = x^3 - 3x + b, in Montgomery form */
+    u64 order[FIELD_LIMBS];
+} curve;
+
+/* SP 800-186, sections 3.2.1.3 and 3.2.1.4 */
+static const curve curves[2] = {
+    [P256] =
+        {
+            .prime = {0xffffffffffffffff, 0x00000000ffffffff, 0x0000000000000000,
+                      0xffffffff00000001},
+            .one = {0x0000000000000001, 0xffffffff00000000, 0xffffffffffffffff, 0x00000000fffffffe},
+            .square = {0x0000000000000003, 0xfffffffbffffffff, 0xfffffffffffffffe,
+                       0x00000004fffffffd},
+            .b = {0xd89cdf6229c4bddf, 0xacf005cd78843090, 0xe5a220abf7212ed6, 0xdc30061d04874834},
+            .order = {0xf3b9cac2fc632551, 0xbce6faada7179e84, 0xffffffffffffffff,
+                      0xffffffff00000000},
+        },
+    [P384] =
+        {
+            .prime = {0x00000000ffffffff, 0xffffffff00000000, 0xfffffffffffffffe,
+                      0xffffffffffffffff, 0xffffffffffffffff, 0xffffffffffffffff},
+            .one = {0xffffffff00000001, 0x00000000ffffffff, 0x0000000000000001, 0x0000000000000000,
+                    0x0000000000000000, 0x0000000000000000},
+            .square = {0xfffffffe00000001, 0x0000000200000000, 0xfffffffe00000000,
+                       0x0000000200000000, 0x0000000000000001, 0x0000000000000000},
+            .b = {0x081188719d412dcc, 0xf729add87a4c32ec, 0x77f2209b1920022e, 0xe3374bee94938ae2,
+                  0xb62b21f41f022094, 0xcd08114b604fbff9},
+            .order = {0xecec196accc52973, 0x581a0db248b0a77a, 0xc7634d81f4372ddf,
+                      0xffffffffffffffff, 0xffffffffffffffff, 0xffffffffffffffff},
+        },
+};
+
+static const u64 field_zero[FIELD_LIMBS] = {0};
+static const u64 field_plain_one[FIELD_LIMBS] = {1}; /* times it: out of Montgomery form */
+
+static iz curve_limbs(curve_id c)
+{
+    return c == P256 ? 4 : 6;
+}
+
+/* r = a + b + carry for two limbs; gives the carry. Of the two additions at most one carries,
+ * since a + b + 1 < 2^129. The empty asm keeps gcc from making a branch of what carries. */
+static inline __attribute__((always_inline)) u64 pair_add(u64 *r, const u64 *a, u64 b0, u64 b1,
+                                                          u64 carry)
+{
+    u128 sum;
+    u64 out = __builtin_add_overflow((u128)a[1] << 64 | a[0], (u128)b1 << 64 | b0, &sum);
+    out += __builtin_add_overflow(sum, carry, &sum);
+    __asm__("" : "+r"(out));
+    r[0] = (u64)sum;
+    r[1] = (u64)(sum >> 64);
+    return out;
+}
+
+/* r = a + ((b ^ flip) & mask) + carry for n limbs, 4 or 6; gives the carry. r may be a or b. Also
+ * differences are made of it: gcc makes a comparison and a branch of the borrow of a u128. */
+static inline __attribute__((always_inline)) u64 field_sum(u64 *r, const u64 *a, const u64 *b,
+                                                           u64 flip, u64 mask, u64 carry, iz n)
+{
+    carry = pair_add(r, a, (b[0] ^ flip) & mask, (b[1] ^ flip) & mask, carry);
+    carry = pair_add(r + 2, a + 2, (b[2] ^ flip) & mask, (b[3] ^ flip) & mask, carry);
+    if (n == 6)
+        carry = pair_add(r + 4, a + 4, (b[4] ^ flip) & mask, (b[5] ^ flip) & mask, carry);
+    return carry;
+}
+
+/* r = a + top * R mod p, for a + top * R < 2p. Adding R - p = f->one subtracts p and carries out of
+ * the n limbs, by itself or with top, just if the number was p at least; else p is put back. Both
+ * carries together would mean a number of R + p > 2p. */
+static inline __attribute__((always_inline)) void field_reduce(u64 *r, const u64 *a, u64 top,
+                                                               const curve *f, iz n)
+{
+    u64 s[FIELD_LIMBS];
+    u64 carry = top + field_sum(s, a, f->one, 0, ~(u64)0, 0, n);
+    field_sum(r, s, f->prime, 0, ct_mask(carry ^ 1), 0, n);
+}
+
+/* r = a - b mod p, for -p <= a - b < p. a + (R - 1 - b) + 1 carries just if a >= b; else p is
+ * added. */
+static inline __attribute__((always_inline)) void
+field_difference(u64 *r, const u64 *a, const u64 *b, const curve *f, iz n)
+{
+    u64 s[FIELD_LIMBS];
+    u64 carry = field_sum(s, a, b, ~(u64)0, ~(u64)0, 1, n);
+    field_sum(r, s, f->prime, 0, ct_mask(carry ^ 1), 0, n);
+}
+
+/* r = a * b / R mod p for p = 2^256 - 2^224 + 2^192 + 2^96 - 1, p = -1 mod 2^64. The multiple of p
+ * that clears the lowest limb m of a column is m * p, and
+ *     m + m * p = m * 2^96 + m * (2^64 - 2^32 + 1) * 2^192.
+ * So m is dropped, m * 2^32 goes to the next column and m * (2^64 - 2^32 + 1) to the third from
+ * here. The sum of one of each is at most
+ *     (2^96 - 2^32) + (2^128 - 2^96 + 2^32 - 1) < 2^128.
+ * All m together are M < R: before the last step comes (ab + Mp) / R < (p^2 + Rp) / R < 2p. */
+static __attribute__((noinline)) void p256_mul(u64 *r, const u64 *a, const u64 *b)
+{
+    const u64 third = 0xffffffff00000001;
+    column c = {0, 0};
+    u64 m0, m1, m2, m3, t[4];
+    column_products(&c, a, b, 1);
+    m0 = column_next(&c);
+    column_products(&c, a, b + 1, 2);
+    column_add(&c, (u128)m0 << 32);
+    m1 = column_next(&c);
+    column_products(&c, a, b + 2, 3);
+    column_add(&c, (u128)m1 << 32);
+    m2 = column_next(&c);
+    column_products(&c, a, b + 3, 4);
+    column_add(&c, ((u128)m2 << 32) + (u128)m0 * third);
+    m3 = column_next(&c);
+    column_products(&c, a + 1, b + 3, 3);
+    column_add(&c, ((u128)m3 << 32) + (u128)m1 * third);
+    t[0] = column_next(&c);
+    column_products(&c, a + 2, b + 3, 2);
+    column_add(&c, (u128)m2 * third);
+    t[1] = column_next(&c);
+    column_products(&c, a + 3, b + 3, 1);
+    column_add(&c, (u128)m3 * third);
+    t[2] = column_next(&c);
+    t[3] = column_next(&c);
+    field_reduce(r, t, (u64)c.low, &curves[P256], 4);
+}
+
+/* For p = 2^384 - 2^128 - 2^96 + 2^32 - 1, the m whose m * p, subtracted, clears the lowest limb x
+ * of a column: p = 2^32 - 1 mod 2^64 and (2^32 - 1) * -(2^32 + 1) = 1, so m = -(2^32 + 1) * x. */
+static inline __attribute__((always_inline)) u64 p384_multiple(column *c)
+{
+    u64 x = column_next(c);
+    return 0 - (x + (x << 32));
+}
+
+/* What the subtraction of m * p brings to the next column: m * 2^96 / 2^64, less h, the upper half
+ * of m * (2^32 - 1), as x - m * (2^32 - 1) = -h * 2^64. From 0 to below 2^96, since h < 2^32 and
+ * h = 0 for m = 0. */
+static inline __attribute__((always_inline)) u128 p384_carry(u64 m)
+{
+    u128 up = (u128)m << 32;
+    return up - (u64)((up - m) >> 64);
+}
+
+/* r = a * b / R mod p for that p. Of each m * p the part m * 2^128 is added two columns on and the
+ * part -m * 2^384 is left to the end, where all m together, M < R, are subtracted. With d = R - p
+ * the number before that is (ab + Md) / R < p^2 / R + d = p + d^2 / R, at most p, so it fits; and
+ * the result lies between -M * p / R > -p and ab / R < p. */
+static __attribute__((noinline)) void p384_mul(u64 *r, const u64 *a, const u64 *b)
+{
+    column c = {0, 0};
+    u64 m[6], t[6];
+    column_products(&c, a, b, 1);
+    m[0] = p384_multiple(&c);
+    column_products(&c, a, b + 1, 2);
+    column_add(&c, p384_carry(m[0]));
+    m[1] = p384_multiple(&c);
+    column_products(&c, a, b + 2, 3);
+    column_add(&c, p384_carry(m[1]) + m[0]);
+    m[2] = p384_multiple(&c);
+    column_products(&c, a, b + 3, 4);
+    column_add(&c, p384_carry(m[2]) + m[1]);
+    m[3] = p384_multiple(&c);
+    column_products(&c, a, b + 4, 5);
+    column_add(&c, p384_carry(m[3]) + m[2]);
+    m[4] = p384_multiple(&c);
+    column_products(&c, a, b + 5, 6);
+    column_add(&c, p384_carry(m[4]) + m[3]);
+    m[5] = p384_multiple(&c);
+    column_products(&c, a + 1, b + 5, 5);
+    column_add(&c, p384_carry(m[5]) + m[4]);
+    t[0] = column_next(&c);
+    column_products(&c, a + 2, b + 5, 4);
+    column_add(&c, m[5]);
+    t[1] = column_next(&c);
+    column_products(&c, a + 3, b + 5, 3);
+    t[2] = column_next(&c);
+    column_products(&c, a + 4, b + 5, 2);
+    t[3] = column_next(&c);
+    column_products(&c, a + 5, b + 5, 1);
+    t[4] = column_next(&c);
+    t[5] = column_next(&c);
+    field_difference(r, t, m, &curves[P384], 6);
+}
+
+/* The operations of the field of curve c; r may be a or b. The two products stay functions of their
+ * own: gcc would merge what they have in common and keep it in memory. */
+
+static void field_mul(curve_id c, u64 *r, const u64 *a, const u64 *b)
+{
+    if (c == P256)
+        p256_mul(r, a, b);
+    else
+        p384_mul(r, a, b);
+}
+
+static void field_add(curve_id c, u64 *r, const u64 *a, const u64 *b)
+{
+    u64 s[FIELD_LIMBS], carry;
+    if (c == P256) {
+        carry = field_sum(s, a, b, 0, ~(u64)0, 0, 4);
+        field_reduce(r, s, carry, &curves[P256], 4);
+    } else {
+        carry = field_sum(s, a, b, 0, ~(u64)0, 0, 6);
+        field_reduce(r, s, carry, &curves[P384], 6);
+    }
+}
+
+static void field_sub(curve_id c, u64 *r, const u64 *a, const u64 *b)
+{
+    if (c == P256)
+        field_difference(r, a, b, &curves[P256], 4);
+    else
+        field_difference(r, a, b, &curves[P384], 6);
+}
+
+/* r = a / 2: a, plus p if that is odd, and all its limbs shifted right by one. */
+static void field_half(curve_id c, u64 *r, const u64 *a)
+{
+    u64 odd = ct_mask(a[0] & 1), top;
+    iz n = curve_limbs(c);
+    if (c == P256)
+        top = field_sum(r, a, curves[P256].prime, 0, odd, 0, 4);
+    else
+        top = field_sum(r, a, curves[P384].prime, 0, odd, 0, 6);
+    for (iz i = 0; i < n - 1; i++)
+        r[i] = r[i] >> 1 | r[i + 1] << 63;
+    r[n - 1] = r[n - 1] >> 1 | top << 63;
+}
+
+/* r = 1 / a = a^(p - 2), and 0 of 0; the exponent is public. r is not a. */
+static void field_invert(curve_id c, u64 *r, const u64 *a)
+{
+    u64 exponent[FIELD_LIMBS];
+    copy((u8 *)exponent, (const u8 *)curves[c].prime, sizeof exponent);
+    exponent[0] -= 2;
+    copy((u8 *)r, (const u8 *)a, FIELD_LIMBS * 8);
+    for (iz i = 64 * curve_limbs(c) - 2; i >= 0; i--) {
+        field_mul(c, r, r, r);
+        if (exponent[i >> 6] >> (i & 63) & 1)
+            field_mul(c, r, r, a);
+    }
+}
+
+/* ---- points ---- */
+
+typedef struct {
+    u64 x[FIELD_LIMBS], y[FIELD_LIMBS], z[FIELD_LIMBS];
+} point;
+
+/* A running sum of points, the next point to go into it, and room for what comes up on the way,
+ * kept together so that one wipe reaches all of it. */
+typedef struct {
+    curve_id curve;
+    point sum, item;
+    u64 t[5][FIELD_LIMBS];
+} adder;
+
+enum {
+    BASE_POINTS = 4, /* the base point's multiples by 1, 3, 5, 7 */
+    KEY_POINTS = 16  /* a key's, by 1, 3, ... 31 */
+};
+
+/* (x, y) of each, in Montgomery form. A test makes them anew from the curves' base points. */
+static const u64 p256_base[BASE_POINTS][2][4] = {
+    {{0x79e730d418a9143c, 0x75ba95fc5fedb601, 0x79fb732b77622510, 0x18905f76a53755c6},
+     {0xddf25357ce95560a, 0x8b4ab8e4ba19e45c, 0xd2e88688dd21f325, 0x8571ff1825885d85}},
+    {{0xffac3f904eebc127, 0xb027f84a087d81fb, 0x66ad77dd87cbbc98, 0x26936a3fb6ff747e},
+     {0xb04c5c1fc983a7eb, 0x583e47ad0861fe1a, 0x788208311a2ee98e, 0xd5f06a29e587cc07}},
+    {{0xbe1b8aaec45c61f5, 0x90ec649a94b9537d, 0x941cb5aad076c20c, 0xc9079605890523c8},
+     {0xeb309b4ae7ba4f10, 0x73c568efe5eb882b, 0x3540a9877e7a1f68, 0x73a076bb2dd1e916}},
+    {{0x0746354ea0173b4f, 0x2bd20213d23c00f7, 0xf43eaab50c23bb08, 0x13ba5119c3123e03},
+     {0x2847d0303f5b9d4d, 0x6742f2f25da67bdd, 0xef933bdc77c94195, 0xeaedd9156e240867}},
+};
+
+static const u64 p384_base[BASE_POINTS][2][6] = {
+    {{0x3dd0756649c0b528, 0x20e378e2a0d6ce38, 0x879c3afc541b4d6e, 0x6454868459a30eff,
+      0x812ff723614ede2b, 0x4d3aadc2299e1513},
+     {0x23043dad4b03a4fe, 0xa1bfa8bf7bb4a9ac, 0x8bade7562e83b050, 0xc6c3521968f4ffd9,
+      0xdd8002263969a840, 0x2b78abc25a15c5e9}},
+    {{0x05e4dbe6c1dc4073, 0xc54ea9fff04f779c, 0x6b2034e9a170ccf0, 0x3a48d732d51c6c3e,
+      0xe36f7e2d263aa470, 0xd283fe68e7c1c3ac},
+     {0x7e284821c04ee157, 0x92d789a77ae0e36d, 0x132663c04ef67446, 0x68012d5ad2e1d0b4,
+      0xf6db68b15102b339, 0x465465fc983292af}},
+    {{0xbb595eba68f1f0df, 0xc185c0cbcc873466, 0x7f1eb1b5293c703b, 0x60db2cf5aacc05e6,
+      0xc676b987e2e8e4c6, 0xe1bb26b11d178ffb},
+     {0x2b694ba07073fa21, 0x22c16e2e72f34566, 0x80b61b3101c35b99, 0x4b237faf982c0411,
+      0xe6c5944024de236d, 0x4db1c9d6e209e4a3}},
+    {{0xdf13b9d17d69222b, 0x4ce6415f874774b1, 0x731edcf8211faa95, 0x5f4215d1659753ed,
+      0xf893db589db2df55, 0x932c9f811c89025b},
+     {0x0996b2207706a61e, 0x135349d5a8641c79, 0x65aad76f50130844, 0x0ff37c0401fff780,
+      0xf57f238e693b0706, 0xd90a16b6af6c9b3e}},
+};
+
+/* sum = 2 * sum:
+ *     A = 3/2 (X - Z^2)(X + Z^2), B = X Y^2,
+ *     X' = A^2 - 2B, Y' = A (B - X') - Y^4, Z' = YZ.
+ * This is the usual formula for a = -3 with Z' halved. It holds for infinity, Z = 0, too; no point
+ * has Y = 0, since the orders are odd. */
+static void adder_double(adder *a)
+{
+    curve_id c = a->curve;
+    point *s = &a->sum;
+    u64(*t)[FIELD_LIMBS] = a->t;
+    field_mul(c, t[0], s->z, s->z);
+    field_sub(c, t[1], s->x, t[0]);
+    field_add(c, t[0], s->x, t[0]);
+    field_mul(c, t[0], t[0], t[1]);
+    field_half(c, t[1], t[0]);
+    field_add(c, t[0], t[0], t[1]); /* A */
+    field_mul(c, s->z, s->z, s->y);
+    field_mul(c, t[1], s->y, s->y);
+    field_mul(c, t[2], s->x, t[1]); /* B */
+    field_mul(c, t[1], t[1], t[1]);
+    field_mul(c, s->x, t[0], t[0]);
+    field_sub(c, s->x, s->x, t[2]);
+    field_sub(c, s->x, s->x, t[2]);
+    field_sub(c, t[2], t[2], s->x);
+    field_mul(c, t[2], t[2], t[0]);
+    field_sub(c, s->y, t[2], t[1]);
+}
+
+/* sum = sum + item, neither of them infinity. `affine` promises that item's z is 1.
+ *     U1 = X1 Z2^2, U2 = X2 Z1^2, S1 = Y1 Z2^3, S2 = Y2 Z1^3,
+ *     H = U2 - U1, R = S2 - S1, V = U1 H^2,
+ *     X3 = R^2 - H^3 - 2V, Y3 = R (V - X3) - S1 H^3, Z3 = Z1 Z2 H.
+ * H is zero if sum = -item, for which Z3 = 0 is right, and if sum = item. Then R is zero as well
+ * and the result is (0, 0, 0): the caller has to see to that, or to show that it cannot occur. */
+static void adder_add_distinct(adder *a, b32 affine)
+{
+    curve_id c = a->curve;
+    point *s = &a->sum;
+    const point *q = &a->item;
+    u64(*t)[FIELD_LIMBS] = a->t;
+    field_mul(c, t[0], s->z, s->z);
+    field_mul(c, t[1], q->x, t[0]); /* U2 */
+    field_mul(c, t[0], t[0], s->z);
+    field_mul(c, t[2], q->y, t[0]); /* S2 */
+    if (!affine) {
+        field_mul(c, t[0], q->z, q->z);
+        field_mul(c, s->x, s->x, t[0]); /* U1 */
+        field_mul(c, t[0], t[0], q->z);
+        field_mul(c, s->y, s->y, t[0]); /* S1 */
+        field_mul(c, s->z, s->z, q->z);
+    }
+    field_sub(c, t[1], t[1], s->x); /* H */
+    field_sub(c, t[2], t[2], s->y); /* R */
+    field_mul(c, s->z, s->z, t[1]);
+    field_mul(c, t[3], t[1], t[1]);
+    field_mul(c, t[4], s->x, t[3]); /* V */
+    field_mul(c, t[3], t[3], t[1]); /* H^3 */
+    field_mul(c, s->x, t[2], t[2]);
+    field_sub(c, s->x, s->x, t[3]);
+    field_sub(c, s->x, s->x, t[4]);
+    field_sub(c, s->x, s->x, t[4]);
+    field_sub(c, t[4], t[4], s->x);
+    field_mul(c, t[4], t[4], t[2]);
+    field_mul(c, s->y, s->y, t[3]);
+    field_sub(c, s->y, t[4], s->y);
+}
+
+static b32 field_is_zero(curve_id c, const u64 *a)
+{
+    return limbs_bits(a, curve_limbs(c)) == 0;
+}
+
+/* sum = sum + item, or sum - item, for any sum and an item that is not infinity. Time varies. */
+static void adder_add(adder *a, b32 minus, b32 affine)
+{
+    if (minus)
+        field_sub(a->curve, a->item.y, field_zero, a->item.y);
+    if (field_is_zero(a->curve, a->sum.z)) {
+        a->sum = a->item;
+        return;
+    }
+    adder_add_distinct(a, affine);
+    if (field_is_zero(a->curve, a->sum.z) && field_is_zero(a->curve, a->sum.x)) {
+        a->sum = a->item;
+        adder_double(a);
+    }
+}
+
+/* The multiples of p by 1, 3, ... 31, p not infinity. None of the sums is of a point and itself or
+ * its negative, since 2 is not one of those multiples and 33 is below the orders. */
+static void adder_multiples(adder *a, point multiple[KEY_POINTS], const point *p)
+{
+    a->sum = *p;
+    adder_double(a);
+    a->item = a->sum;
+    multiple[0] = a->sum = *p;
+    for (iz i = 1; i < KEY_POINTS; i++) {
+        adder_add_distinct(a, 0);
+        multiple[i] = a->sum;
+    }
+}
+
+/* A public point: 4, x, y (SEC 1, section 2.3.4), on the curve, coordinates below p. Else
+ * E_PointInvalid. Both curves have prime order: no further check of the group is due. */
+static err point_read(curve_id c, point *p, str s)
+{
+    const curve *f = &curves[c];
+    iz n = curve_limbs(c);
+    u64 right[FIELD_LIMBS], left[FIELD_LIMBS];
+    if (s.len != 1 + 16 * n || s.ptr[0] != 4)
+        return E_PointInvalid;
+    *p = (point){0};
+    limbs_read(p->x, n, str_span(s, 1, 1 + 8 * n));
+    limbs_read(p->y, n, str_span(s, 1 + 8 * n, s.len));
+    if (!limbs_less(p->x, f->prime, n) || !limbs_less(p->y, f->prime, n))
+        return E_PointInvalid;
+    field_mul(c, p->x, p->x, f->square);
+    field_mul(c, p->y, p->y, f->square);
+    copy((u8 *)p->z, (const u8 *)f->one, sizeof p->z);
+    field_mul(c, right, p->x, p->x);
+    for (iz i = 0; i < 3; i++) /* x^2 - 3 */
+        field_sub(c, right, right, f->one);
+    field_mul(c, right, right, p->x);
+    field_add(c, right, right, f->b);
+    field_mul(c, left, p->y, p->y);
+    return limbs_equal(left, right, n) ? E_None : E_PointInvalid;
+}
+
+/* Number i of the multiples of the base point. */
+static void point_base(curve_id c, point *p, iz i)
+{
+    iz n = curve_limbs(c);
+    const u64 *x = c == P256 ? p256_base[i][0] : p384_base[i][0];
+    copy((u8 *)p->x, (const u8 *)x, n * 8);
+    copy((u8 *)p->y, (const u8 *)(x + n), n * 8);
+    copy((u8 *)p->z, (const u8 *)curves[c].one, n * 8);
+}
+
+/* ---- ECDH on P-256 ---- */
+
+/* item = multiple[i], in constant time: all of them are read. */
+static void adder_take_secret(adder *a, const point multiple[KEY_POINTS], u64 i)
+{
+    a->item = (point){0};
+    for (u64 j = 0; j < KEY_POINTS; j++) {
+        const point *m = &multiple[j];
+        u64 mask = ct_mask(ct_is_zero(i ^ j));
+        for (iz k = 0; k < 4; k++) {
+            a->item.x[k] |= m->x[k] & mask;
+            a->item.y[k] |= m->y[k] & mask;
+            a->item.z[k] |= m->z[k] & mask;
+        }
+    }
+}
+
+/* sum = k * p for odd k below the order n. k is the sum of d[i] * 32^i, i from 0 to 51, each d[i]
+ * odd and from -31 to 31: with k[i] = floor(k / 32^i) | 1 and v the 5 bits of k from bit 5i + 1 on,
+ * d[i] is 2v - 31 and k[i] = 32 * k[i + 1] + d[i]; k[51] = 1. So there is a point to add in every
+ * step, to 32 * k[i + 1] * p, which gives k[i] * p, 0 < k[i] <= k < n.
+ * - It is never the negative of that sum, as k[i] is not 0 mod n.
+ * - It is never that sum: d[i] = 32 * k[i + 1] mod n, and not equal as |d[i]| < 32, would make the
+ *   latter at least d[i] + n, and k[i] at least n + 2d[i] >= n - 62. Only k[0] = k is so large.
+ *   Then k = n + 2d[0] with d[0] < 0; but d[0] is k mod 64 less 32, hence d[0] = 32 - n mod 64,
+ *   which is 15, and no number from -31 to -1 is 15 mod 64. */
+static void adder_scale(adder *a, point multiple[KEY_POINTS], const u64 k[FIELD_LIMBS],
+                        const point *p)
+{
+    adder_multiples(a, multiple, p);
+    a->sum = *p;
+    for (iz i = 50; i >= 0; i--) {
+        u64 v = limbs_field(k, 5 * i + 1, 5);
+        u64 minus = ct_mask((v >> 4) ^ 1);
+        for (iz j = 0; j < 5; j++)
+            adder_double(a);
+        adder_take_secret(a, multiple, (v ^ minus) & 15);
+        field_sub(P256, a->t[0], field_zero, a->item.y);
+        for (iz j = 0; j < 4; j++)
+            a->item.y[j] ^= (a->item.y[j] ^ a->t[0][j]) & minus;
+        adder_add_distinct(a, 0);
+    }
+}
+
+/* out = 4, x, y of secret * p, for p on P-256 and secret big-endian, in constant time. For a secret
+ * of 0, or not below the order, the work is done with 1 in its place, out is zeros and the error
+ * E_KeyScalar. An even k is replaced by n - k, which is odd, and the result's y negated. */
+static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
+{
+    struct {
+        adder a;
+        point multiple[KEY_POINTS];
+        u64 k[FIELD_LIMBS], other[FIELD_LIMBS];
+    } w = {.a.curve = P256};
+    const u64 *order = curves[P256].order;
+    limbs_read(w.k, 4, (str){secret, 32});
+    u64 above = field_sum(w.other, w.k, order, ~(u64)0, ~(u64)0, 1, 4);
+    u64 good = ct_mask((above | ct_is_zero(w.k[0] | w.k[1] | w.k[2] | w.k[3])) ^ 1);
+    for (iz i = 0; i < 4; i++)
+        w.k[i] &= good;
+    w.k[0] |= ~good & 1;
+    u64 even = ct_mask((w.k[0] & 1) ^ 1);
+    field_sum(w.other, order, w.k, ~(u64)0, ~(u64)0, 1, 4);
+    for (iz i = 0; i < 4; i++)
+        w.k[i] ^= (w.k[i] ^ w.other[i]) & even;
+
+    adder_scale(&w.a, w.multiple, w.k, p);
+    u64 *x = w.a.sum.x, *y = w.a.sum.y, *z = w.a.t[0], *t = w.a.t[1];
+    field_invert(P256, z, w.a.sum.z);
+    field_mul(P256, t, z, z);
+    field_mul(P256, x, x, t);
+    field_mul(P256, t, t, z);
+    field_mul(P256, y, y, t);
+    field_sub(P256, t, field_zero, y);
+    for (iz i = 0; i < 4; i++)
+        y[i] ^= (y[i] ^ t[i]) & even;
+    field_mul(P256, x, x, field_plain_one);
+    field_mul(P256, y, y, field_plain_one);
+    out[0] = 4;
+    limbs_write(out + 1, 32, x);
+    limbs_write(out + 33, 32, y);
+    for (iz i = 0; i < 65; i++)
+        out[i] &= (u8)good;
+    wipe(&w, sizeof w);
+    return (err)(E_KeyScalar & ~(u32)good);
+}
+
+/* The public point (65 bytes, uncompressed: 4, x, y) of a secret of 32 random bytes, big-endian.
+ * E_KeyScalar when the secret is 0 or not below the order: the caller draws another. Constant
+ * time. SEC 1, section 3.2.1; RFC 8446, section 4.2.8.2. */
+static err p256_public(u8 out[65], const u8 secret[32])
+{
+    point base = {0};
+    point_base(P256, &base, 0);
+    return p256_scale(out, secret, &base);
+}
+
+/* The shared secret, the x coordinate of secret * peer in 32 bytes (RFC 8446, section 7.4.2; SEC 1,
+ * section 3.3.1). peer is the other side's point as p256_public makes it. E_PointInvalid if it is
+ * not of that form or not on the curve, with nothing written; E_KeyScalar as for p256_public.
+ * Constant time but for the verdict on the point. */
+static err p256_ecdh(u8 shared[32], const u8 secret[32], str peer)
+{
+    point p;
+    u8 product[65];
+    err error = point_read(P256, &p, peer);
+    if (error)
+        return error;
+    error = p256_scale(product, secret, &p);
+    copy(shared, product + 1, 32);
+    wipe(product, sizeof product);
+    return error;
+}
+
+/* ---- Montgomery products for any odd modulus ---- */
+
+/* A number of up to BIG_LIMBS limbs with limbs of zero on either side; above its modulus' limbs it
+ * is zero too, and the functions that change one leave it so. From here on all is public data:
+ * time varies. */
+typedef struct {
+    u64 room[BIG_ROOM];
+} big;
+
+typedef struct {
+    big n;
+    u64 minus_inverse; /* -1 / n mod 2^64 */
+    iz limbs, bits;    /* of n: limbs - 1 < bits / 64 <= limbs, and 4 limbs or more */
+} modulus;
+
+static u64 *big_limbs(const big *b)
+{
+    return (u64 *)b->room + BIG_PAD;
+}
+
+/* From a big-endian str of at most 8 * BIG_LIMBS bytes. */
+static void big_read(big *b, str s)
+{
+    *b = (big){0};
+    limbs_read(big_limbs(b), (s.len + 7) >> 3, s);
+}
+
+/* The rest of m from m->n, an odd number. n0 * n0 = 1 mod 8 for every odd n0, and each step of
+ * Newton's doubles the number of bits that are right: 3, 6, 12, 24, 48, 96. */
+static void modulus_set(modulus *m)
+{
+    const u64 *n = big_limbs(&m->n);
+    u64 inverse = n[0];
+    for (iz i = 0; i < 5; i++)
+        inverse *= 2 - n[0] * inverse;
+    m->minus_inverse = 0 - inverse;
+    m->bits = limbs_bits(n, BIG_LIMBS);
+    m->limbs = (m->bits + 63) >> 6;
+}
+
+/* Adds a[i] * b[k - i] for `count` numbers i below `end`, and for up to COLUMN_STEP - 1 more below
+ * these, where one of the factors is a zero of the room beside a number. */
+static inline __attribute__((always_inline)) void column_long(column *sum, const u64 *a,
+                                                              const u64 *b, iz k, iz end, iz count)
+{
+    column c = *sum;
+    iz from = end - ((count + COLUMN_STEP - 1) & -COLUMN_STEP);
+    const u64 *stop = a + end;
+    b += k - from;
+    for (a += from; a < stop; a += COLUMN_STEP, b -= COLUMN_STEP)
+        column_products(&c, a, b, COLUMN_STEP);
+    *sum = c;
+}
+
+/* r = a * b / R mod n, where a * b < n * R; r may be a or b. When a and b are one object, each
+ * product of two limbs is formed once. Multiples q[k] * n clear the lower half of the columns, and
+ * the upper half is (ab + qn) / R < (nR + Rn) / R = 2n. Limb k - limbs of r is written when column
+ * k is complete: no later column reads it, save times zero. */
+static void mont_product(big *r, const big *a, const big *b, const modulus *m)
+{
+    big quotient = {0};
+    u64 *q = big_limbs(&quotient), *out = big_limbs(r);
+    const u64 *x = big_limbs(a), *y = big_limbs(b), *n = big_limbs(&m->n);
+    column c = {0, 0};
+    for (iz k = 0; k < 2 * m->limbs - 1; k++) {
+        iz last = k < m->limbs ? k : m->limbs - 1; /* i goes from k - last to last */
+        if (a == b) {
+            column half = {0, 0};
+            column_long(&half, x, x, k, (k + 1) >> 1, (2 * last - k + 1) >> 1);
+            c.high += half.high << 1 | (u64)(half.low >> 127);
+            column_add(&c, half.low << 1);
+            if ((k & 1) == 0)
+                column_add(&c, (u128)x[k >> 1] * x[k >> 1]);
+        } else {
+            column_long(&c, x, y, k, last + 1, 2 * last - k + 1);
+        }
+        column_long(&c, q, n, k, last + 1, 2 * last - k + 1);
+        if (k < m->limbs) {
+            q[k] = (u64)c.low * m->minus_inverse;
+            column_add(&c, (u128)q[k] * n[0]);
+            column_next(&c);
+        } else {
+            out[k - m->limbs] = column_next(&c);
+        }
+    }
+    out[m->limbs - 1] = column_next(&c);
+    if ((u64)c.low || !limbs_less(out, n, m->limbs))
+        limbs_sub(out, out, n, m->limbs);
+}
+
+/* ---- ECDSA ---- */
+
+/* A number of a signature: 1 to order - 1, else false. */
+static b32 scalar_read(big *k, str s, const modulus *order)
+{
+    s = str_without_zeros(s);
+    if (!s.len || s.len > 8 * order->limbs)
+        return 0;
+    big_read(k, s);
+    return limbs_less(big_limbs(k), big_limbs(&order->n), order->limbs);
+}
+
+/* k = R / k mod the order, R = 2^B, for 0 < k < order: the Montgomery form of 1 / k. A binary
+ * greatest common divisor of u, the order, and v, k, which keeps, with upper or lower signs,
+ *     k * x = -+ u * 2^e and k * y = +- v * 2^e mod order, u * y + v * x = order.
+ * The last bounds x and y. Each halving of v halves u * v, which begins below 2^(2B) and is 1 in
+ * the end, before v = 0: e < 2B. Then u is 1 and 1 / k = -+ x / 2^e, and the Montgomery product of
+ * x and 2^(2B - e) is R / k. A number of B bits can be that power if e > B. */
+static void scalar_invert(big *k, const modulus *order)
+{
+    iz n = order->limbs, e = 0;
+    const u64 *q = big_limbs(&order->n);
+    u64 room[4][FIELD_LIMBS] = {{0}}, *u = room[0], *v = room[1], *x = room[2], *y = room[3];
+    b32 minus = 1;
+    copy((u8 *)u, (const u8 *)q, n * 8);
+    copy((u8 *)v, (const u8 *)big_limbs(k), n * 8);
+    y[0] = 1;
+    while (v[0] || limbs_bits(v, n)) {
+        if (v[0] % 2 == 0) {
+            iz zeros = v[0] ? __builtin_ctzll(v[0]) : 63;
+            limbs_shift(v, n, -zeros);
+            limbs_shift(x, n, zeros);
+            e += zeros;
+            continue;
+        }
+        if (limbs_less(v, u, n)) {
+            u64 *t = u;
+            u = v, v = t;
+            t = x, x = y, y = t;
+            minus ^= 1;
+        }
+        limbs_sub(v, v, u, n);
+        limbs_add(y, y, x, n);
+    }
+    if (minus)
+        limbs_sub(x, q, x, n);
+    for (; e <= 64 * n; e++)
+        if (limbs_add(x, x, x, n) || !limbs_less(x, q, n))
+            limbs_sub(x, x, q, n);
+    big power = {0};
+    big_limbs(&power)[(128 * n - e) >> 6] = (u64)1 << ((128 * n - e) & 63);
+    copy((u8 *)big_limbs(k), (const u8 *)x, n * 8);
+    mont_product(k, k, &power, order);
+}
+
+enum { NAF_MAX = 64 * FIELD_LIMBS + 1, NAF_MINUS = 128 };
+
+/* k < 2^bits as a sum of naf[i] * 2^i, each 0 or odd and below 2^(w - 1) in size (NAF_MINUS set if
+ * negative), at most one in w of them not 0: w bits from the first that is not accounted for, in
+ * the upper half of their range less 2^w, with that carried on. */
+static void scalar_naf(u8 naf[NAF_MAX], const u64 *k, iz bits, iz w)
+{
+    u64 carry = 0;
+    memset(naf, 0, NAF_MAX);
+    for (iz i = 0; i <= bits;) {
+        if (limbs_field(k, i, 1) == carry) {
+            i++;
+            continue;
+        }
+        u64 d = limbs_field(k, i, w) + carry;
+        carry = d >> (w - 1);
+        naf[i] = (u8)(carry ? NAF_MINUS + ((u64)1 << w) - d : d);
+        i += w;
+    }
+}
+
+/* a's sum = j * base point + k * key, for j and k below the order: Shamir's trick with windows of 4
+ * bits with a sign for the base point (multiples to 7) and 6 for the key (to 31). */
+static void adder_combine(adder *a, const big *j, const big *k, const point *key)
+{
+    u8 naf_base[NAF_MAX], naf_key[NAF_MAX];
+    point multiple[KEY_POINTS];
+    iz bits = 64 * curve_limbs(a->curve);
+    scalar_naf(naf_base, big_limbs(j), bits, 4);
+    scalar_naf(naf_key, big_limbs(k), bits, 6);
+    adder_multiples(a, multiple, key);
+    a->sum = (point){0};
+    for (iz i = bits; i >= 0; i--) {
+        adder_double(a);
+        if (naf_key[i]) {
+            a->item = multiple[(naf_key[i] & ~NAF_MINUS) >> 1];
+            adder_add(a, naf_key[i] >= NAF_MINUS, 0);
+        }
+        if (naf_base[i]) {
+            point_base(a->curve, &a->item, (naf_base[i] & ~NAF_MINUS) >> 1);
+            adder_add(a, naf_base[i] >= NAF_MINUS, 1);
+        }
+    }
+}
+
+/* Whether the x of a's sum, taken mod the order, is r, 0 < r < order < p: X = r Z^2, or X = (r +
+ * order) Z^2 if that is below p. Products of the plain number and a Montgomery form are plain. */
+static b32 adder_x_is(adder *a, const u64 *r)
+{
+    curve_id c = a->curve;
+    iz n = curve_limbs(c);
+    u64(*t)[FIELD_LIMBS] = a->t;
+    if (field_is_zero(a->curve, a->sum.z))
+        return 0;
+    field_mul(c, t[0], a->sum.x, field_plain_one);
+    field_mul(c, t[1], a->sum.z, a->sum.z);
+    field_mul(c, t[2], r, t[1]);
+    if (limbs_equal(t[0], t[2], n))
+        return 1;
+    if (limbs_add(t[3], r, curves[c].order, n) || !limbs_less(t[3], curves[c].prime, n))
+        return 0;
+    field_mul(c, t[2], t[3], t[1]);
+    return limbs_equal(t[0], t[2], n);
+}
+
+/* Whether (r, s), unsigned big-endian numbers, is a signature of a digest of any length under a key
+ * (uncompressed point). Of the digest the leftmost bits, as many as the order has, are used.
+ * E_PointInvalid for the key, E_SignatureBad for the rest. FIPS 186-5, section 6.4.2. */
+static err ecdsa_verify(curve_id c, str key, str digest, str r, str s)
+{
+    iz n = curve_limbs(c);
+    point q;
+    err error = point_read(c, &q, key);
+    if (error)
+        return error;
+    modulus order;
+    big rr, w, u1, u2;
+    order.n = (big){0};
+    copy((u8 *)big_limbs(&order.n), (const u8 *)curves[c].order, n * 8);
+    modulus_set(&order);
+    if (!scalar_read(&rr, r, &order) || !scalar_read(&w, s, &order))
+        return E_SignatureBad;
+    big_read(&u1, str_span(digest, 0, digest.len < 8 * n ? digest.len : 8 * n));
+    scalar_invert(&w, &order);
+    u2 = rr;
+    mont_product(&u1, &u1, &w, &order);
+    mont_product(&u2, &u2, &w, &order);
+    adder a = {.curve = c};
+    adder_combine(&a, &u1, &u2, &q);
+    return adder_x_is(&a, big_limbs(&rr)) ? E_None : E_SignatureBad;
+}
+
+/* ---- RSA ---- */
+
+/* 64 bits of the two limbs ending at p[0], from bit `drop` from the top on. */
+static u64 limbs_top(const u64 *p, iz drop)
+{
+    return p[0] << drop | p[-1] >> 1 >> (63 - drop);
+}
+
+/* x = x * R mod n, for x < n: limb by limb, x = x * 2^64 - q * n. Counted from the first bit of n
+ * on, let d be the first 64 bits of n, D = d + 1, V = floor(2^128 / D) = 2^64 + v, and A = 2^64 *
+ * high + low the first 128 bits of x * 2^64. Then, with the fraction of low * v / 2^64 left out,
+ *     q = floor((high * V + low + low * v / 2^64) / 2^64) <= A * V / 2^128 <= A / D,
+ * and A / D <= x * 2^64 / n < 2^64, so that q fits and the rest is not negative. The true quotient
+ * is above A / D by 2 at most, A / D above A * V / 2^128 by less than 1, and that above q by less
+ * than 2: up to 4 subtractions follow, mostly none or one. The sum in q is (2^64 - 1)^2 + 2 * (2^64
+ * - 1) < 2^128 at most. */
+static void mont_enter(big *number, const modulus *m)
+{
+    iz n = m->limbs, drop = 64 * n - m->bits;
+    u64 *x = big_limbs(number), v = 0;
+    const u64 *p = big_limbs(&m->n);
+    u128 divisor = (u128)limbs_top(p + n - 1, drop) + 1, rest = ((u128)1 << 64) - divisor;
+    for (iz i = 0; i < 64; i++) {
+        rest <<= 1;
+        v = v << 1 | (rest >= divisor);
+        if (rest >= divisor)
+            rest -= divisor;
+    }
+    for (iz i = 0; i < n; i++) {
+        u64 high = limbs_top(x + n - 1, drop), low = limbs_top(x + n - 2, drop);
+        u64 carry = 0, below = 0, lowest = (u64)((u128)low * v >> 64);
+        u64 q = high + (u64)(((u128)high * v + low + lowest) >> 64);
+        for (iz j = 0; j < n; j++) {
+            u128 product = (u128)q * p[j] + carry; /* with the borrow, carry < 2^64 still */
+            u64 limb = x[j];
+            x[j] = below - (u64)product;
+            carry = (u64)(product >> 64) + (below < (u64)product);
+            below = limb;
+        }
+        for (u64 top = below - carry; top || !limbs_less(x, p, n);)
+            top -= limbs_sub(x, x, p, n);
+    }
+}
+
+/* m = signature^e mod n (RSAVP1, RFC 8017, section 5.2.2), with *m_n set up for n. n and e are
+ * unsigned big-endian. E_RsaSize, E_RsaExponent; E_SignatureBad for a signature that is not as long
+ * as n or not below it. */
+static err rsa_open(big *m, modulus *m_n, str n, str e, str signature)
+{
+    n = str_without_zeros(n);
+    e = str_without_zeros(e);
+    if (n.len > RSA_BITS_MAX / 8 || n.len < RSA_BITS_MIN / 8 || n.ptr[n.len - 1] % 2 == 0)
+        return E_RsaSize;
+    big_read(&m_n->n, n);
+    modulus_set(m_n);
+    if (m_n->bits < RSA_BITS_MIN)
+        return E_RsaSize;
+    if (!e.len || e.len > RSA_EXPONENT_MAX)
+        return E_RsaExponent;
+    reader in = reader_of(e);
+    u64 exponent = read_be(&in, e.len);
+    if (exponent < 3 || exponent % 2 == 0)
+        return E_RsaExponent;
+    if (signature.len != n.len)
+        return E_SignatureBad;
+    big plain, form;
+    big_read(&plain, signature);
+    if (!limbs_less(big_limbs(&plain), big_limbs(&m_n->n), m_n->limbs))
+        return E_SignatureBad;
+    form = plain;
+    mont_enter(&form, m_n);
+    *m = form;
+    for (iz i = 62 - __builtin_clzll(exponent); i >= 0; i--) {
+        mont_product(m, m, m, m_n);
+        if (exponent >> i & 1) /* the last bit is set, and the last product makes m plain */
+            mont_product(m, m, i ? &form : &plain, m_n);
+    }
+    return E_None;
+}
+
+/* The end of the padding, then DigestInfo up to the digest (RFC 8017, appendix A.2.4 and section
+ * 9.2, note 1): the digest's length is to be added in two places, and the last number of the hash's
+ * object identifier, which is 1 for SHA-256 and counts up in the order of hash_id. */
+static const u8 pkcs1_info[20] = {0,    0x30, 17, 0x30, 0x0d, 6, 9, 0x60, 0x86, 0x48,
+                                  0x01, 0x65, 3,  4,    2,    0, 5, 0,    4,    0};
+
+/* Whether signature is RSASSA-PKCS1-v1_5's (RFC 8017, section 8.2.2) of a digest of kind id. The
+ * encoding is made anew and compared as a whole, with the NULL that RFC 8017 has the
+ * AlgorithmIdentifier carry. Errors as for rsa_open. */
+static err rsa_verify_pkcs1(str n, str e, hash_id id, str digest, str signature)
+{
+    modulus m_n;
+    big m, expected;
+    err error = rsa_open(&m, &m_n, n, e, signature);
+    if (error)
+        return error;
+    if (digest.len != hash_size(id))
+        return E_SignatureBad;
+    u8 em[RSA_BITS_MAX / 8], *info = em + signature.len - digest.len - sizeof pkcs1_info;
+    memset(em, 0xff, sizeof em);
+    em[0] = 0;
+    em[1] = 1;
+    copy(info, pkcs1_info, sizeof pkcs1_info);
+    info[2] = (u8)(info[2] + digest.len);
+    info[15] = (u8)(1 + id);
+    info[19] = (u8)digest.len;
+    copy(em + signature.len - digest.len, digest.ptr, digest.len);
+    big_read(&expected, (str){em, signature.len});
+    return limbs_equal(big_limbs(&m), big_limbs(&expected), m_n.limbs) ? E_None : E_SignatureBad;
+}
+
+/* data ^= MGF1(seed), RFC 8017, appendix B.2.1. */
+static void mgf1_mask(hash_id id, str seed, u8 *data, iz n)
+{
+    u8 block[HASH_MAX], counter[4] = {0};
+    iz size = hash_size(id);
+    for (; n > 0; n -= size, data += size) {
+        hash h;
+        hash_init(&h, id);
+        hash_add(&h, seed);
+        hash_add(&h, (str){counter, 4});
+        hash_end(&h, block);
+        for (iz i = 0; i < size && i < n; i++)
+            data[i] ^= block[i];
+        counter[3]++; /* n is below 512: at most 16 blocks */
+    }
+}
+
+/* Whether signature is RSASSA-PSS's (RFC 8017, sections 8.1.2 and 9.1.2) of a digest of kind id,
+ * with the same hash in MGF1 and a salt as long as the digest. Errors as for rsa_open. */
+static err rsa_verify_pss(str n, str e, hash_id id, str digest, str signature)
+{
+    modulus m_n;
+    big m;
+    err error = rsa_open(&m, &m_n, n, e, signature);
+    if (error)
+        return error;
+    iz size = hash_size(id), em_bits = m_n.bits - 1, em_len = (em_bits + 7) >> 3;
+    iz db_len = em_len - size - 1, padding = db_len - size - 1;
+    if (digest.len != size || limbs_bits(big_limbs(&m), m_n.limbs) > em_bits)
+        return E_SignatureBad; /* also when one of the leftmost 8 * em_len - em_bits bits is set */
+    u8 em[RSA_BITS_MAX / 8], again[HASH_MAX];
+    limbs_write(em, em_len, big_limbs(&m));
+    str seed = {em + db_len, size};
+    mgf1_mask(id, seed, em, db_len);
+    em[0] &= (u8)(0xff >> (8 * em_len - em_bits));
+    u8 wrong = em[em_len - 1] ^ 0xbc;
+    for (iz i = 0; i < padding; i++)
+        wrong |= em[i];
+    wrong |= em[padding] ^ 1;
+    hash h;
+    hash_init(&h, id);
+    hash_add(&h, S("\0\0\0\0\0\0\0\0"));
+    hash_add(&h, digest);
+    hash_add(&h, (str){em + padding + 1, size});
+    hash_end(&h, again);
+    return !wrong && str_eq(seed, (str){again, size}) ? E_None : E_SignatureBad;
+}
+
+/* ---------------------------------------------------------------------------------------------
+ * 7 DER and X.509
+ *
+ * A server proves its name by certificates: the leaf, which holds its name and key, and those of
+ * the authorities (CAs) above it, each signed by the next, up to a root that is in this machine's
+ * bundle. x509_verify finds such a path and checks it by RFC 5280 section 6, and the name by RFC
+ * 9525. Certificates are decoded into slices of what the server sent; nothing is allocated.
+ *
+ * The search goes from the leaf upwards, one node of the path at a time. For the certificate on
+ * top it tries each issuer of the right name, among the roots and among what was sent. All checks
+ * on an issuer are made at once, as all that is below it is known, the cheap ones first and the
+ * signature last but one. An issuer that passes becomes the new top; when none is left, the top
+ * is taken off again. So order, strangers, duplicates and wrong turns do not matter, and the cost
+ * is at most PATH_CHECKS signatures. A CA (name and key) stands in a path only once, below the
+ * root.
+ *
+ * Which error is reported: what is wrong with the leaf itself; else that the search was given up;
+ * else the refusal farthest from the leaf, of several the first. To find no issuer at all counts as
+ * a refusal one step above.
+ *
+ * DER: definite and shortest lengths, shortest integers, no explicit defaults, one-byte tags.
+ * Distinguished names are compared as bytes. Dates have seconds and end in Z. A critical extension
+ * that is not applied here is refused, key identifiers and policies among them; so is
+ * policyConstraints in any case. Names are those of subjectAltName only. Name constraints are
+ * applied to DNS names and IP addresses; of directory names only permitted subtrees are, by the
+ * bytes of whole RDNs; any other constraint refuses a certificate below with a name of its form.
+ * An emailAddress inside a subject is not taken for a name.
+ *
+ * What root certificates say of themselves (dates, key usage, path length, constraints) holds for
+ * them too; only their own signature is not looked at. A certificate in the bundle need not be
+ * self-signed, but must be a CA's.
+ *
+ * Left out: revocation (no second connection, no stapling); authority and subject key identifiers
+ * (they could only order the search); policies; keys of RSASSA-PSS, P-521, Ed25519 and DSA.
+ * ------------------------------------------------------------------------------------------ */
+
+enum {
+    DER_BOOLEAN = 1,
+    DER_INTEGER = 2,
+    DER_BIT_STRING = 3,
+    DER_OCTET_STRING = 4,
+    DER_OID = 6,
+    DER_UTC_TIME = 23,
+    DER_GENERALIZED_TIME = 24,
+    DER_SEQUENCE = 0x30,
+    DER_SET = 0x31,
+    DER_CONTEXT = 0x80,     /* plus the number in brackets */
+    DER_CONSTRUCTED = 0x20, /* plus the above, when other items are inside */
+};
+
+/* Tag and length of the next item (X.690 8.1.2, 10.1); its contents are still to be read. Lengths
+ * of four bytes or more are refused: nothing here comes near 16 MB. */
+static iz der_header(reader *r, u8 *tag)
+{
+    *tag = (u8)read_be(r, 1);
+    iz len = (iz)read_be(r, 1);
+    if (len >= 0x80) {
+        iz n = len - 0x80;
+        len = 1 <= n && n <= 3 ? (iz)read_be(r, n) : 0;
+        if (len < 0x80 || !(len >> (8 * (n - 1))))
+            reader_fail(r, E_DerMalformed);
+    }
+    if ((*tag & 0x1f) == 0x1f)
+        reader_fail(r, E_DerMalformed);
+    return r->error ? 0 : len;
+}
+
+/* The contents of the next item, whatever its tag. */
+static str der_any(reader *r, u8 *tag)
+{
+    return read_bytes(r, der_header(r, tag));
+}
+
+/* The contents of the next item, which must have that tag. */
+static str der_item(reader *r, u8 tag)
+{
+    u8 found;
+    str contents = der_any(r, &found);
+    if (r->error || found == tag)
+        return contents;
+    reader_fail(r, E_DerMalformed);
+    return (str){r->end, 0};
+}
+
+/* The next item with its tag and length. */
+static str der_whole(reader *r, u8 tag)
+{
+    const u8 *start = r->at;
+    der_item(r, tag);
+    return r->error ? (str){r->end, 0} : (str){start, r->at - start};
+}
+
+static b32 der_next_is(const reader *r, u8 tag)
+{
+    return reader_left(r) > 0 && *r->at == tag;
+}
+
+/* A reader of the contents of the next item; to be given back to der_leave. */
+static reader der_enter(reader *r, u8 tag)
+{
+    return reader_of(der_item(r, tag));
+}
+
+/* All has been read, and without error. */
+static b32 der_done(const reader *r)
+{
+    return !r->error && !reader_left(r);
+}
+
+static void der_leave(reader *r, const reader *inner)
+{
+    if (!der_done(inner))
+        reader_fail(r, inner->error ? inner->error : E_DerMalformed);
+}
+
+/* BOOLEAN DEFAULT FALSE: absent or TRUE, which is FF (X.690 11.1, 11.5). */
+static b32 der_flag(reader *r)
+{
+    if (!der_next_is(r, DER_BOOLEAN))
+        return 0;
+    if (!str_eq(der_item(r, DER_BOOLEAN), S("\xff")))
+        reader_fail(r, E_DerMalformed);
     return 1;
 }
 
-static err address_of_host(str host, u16 port, address *to)
+/* An INTEGER in two's complement, the shortest there is (X.690 8.3.2). */
+static str der_integer(reader *r)
 {
-    *to = (address){.port = port};
-    if (str_eq_nocase(host, S("localhost")))
-        host = S("127.0.0.1");
-    if (address_parse_v4(host, to))
-        return E_None;
-    if (str_is(host, "[::1]")) {
-        to->ip[15] = 1;
-        to->v6 = 1;
-        return E_None;
-    }
-    return E_HostUnknown;
+    str s = der_item(r, DER_INTEGER);
+    b32 padded =
+        s.len > 1 && ((s.ptr[0] == 0 && s.ptr[1] < 0x80) || (s.ptr[0] == 0xff && s.ptr[1] >= 0x80));
+    if (!s.len || padded)
+        reader_fail(r, E_DerMalformed);
+    return s;
 }
 
-static b32 address_is_loopback(const address *a)
+/* An INTEGER that is not negative, without the zero byte that only says so. */
+static str der_unsigned(reader *r)
 {
-    static const u8 v6[16] = {[15] = 1};
-    return a->v6 ? !memcmp(a->ip, v6, 16) : a->ip[0] == 127;
+    str s = der_integer(r);
+    if (s.len && s.ptr[0] >= 0x80)
+        reader_fail(r, E_DerMalformed);
+    return s.len > 1 && !s.ptr[0] ? str_span(s, 1, s.len) : s;
+}
+
+/* A BIT STRING's bytes. Of the last one so many bits at most do not count, and those must be zeros
+ * (X.690 8.6.2, 11.2.1). */
+static str der_bits(reader *r, u32 most_unused)
+{
+    reader bits = der_enter(r, DER_BIT_STRING);
+    u32 unused = (u32)read_be(&bits, 1);
+    str s = read_bytes(&bits, reader_left(&bits));
+    u32 last = s.len ? s.ptr[s.len - 1] : 1;
+    if (unused > most_unused || last & ((1u << unused) - 1))
+        reader_fail(&bits, E_DerMalformed);
+    der_leave(r, &bits);
+    return s;
+}
+
+/* Seconds since 1970 of the next item, a UTCTime YYMMDDHHMMSSZ or a GeneralizedTime YYYYMMDDHHMMSSZ
+ * (RFC 5280 section 4.1.2.5). There are no leap seconds in them. The latter should begin with 2050,
+ * but a well-known root (Certum Trusted Network CA 2) has one of 2046. */
+static i64 der_time(reader *r)
+{
+    static const u8 most[] = {12, 31, 23, 59, 59};
+    b32 utc = der_next_is(r, DER_UTC_TIME);
+    reader t = der_enter(r, utc ? DER_UTC_TIME : DER_GENERALIZED_TIME);
+    i64 year = read_decimal(&t, utc ? 2 : 4), part[countof(most)];
+    for (iz i = 0; i < countof(most); i++) {
+        part[i] = read_decimal(&t, 2);
+        if (part[i] > most[i])
+            reader_fail(&t, E_DerMalformed);
+    }
+    if (utc)
+        year += year < 50 ? 2000 : 1900;
+    i64 day = days_of_date(year, part[0], part[1]);
+    b32 good = part[0] && part[1] && day < days_of_date(year, part[0] + 1, 1);
+    if (read_byte(&t) != 'Z' || !good)
+        reader_fail(&t, E_DerMalformed);
+    der_leave(r, &t);
+    return ((day * 24 + part[2]) * 60 + part[3]) * 60 + part[4];
+}
+
+/* A public key; the slices lie in the certificate. */
+typedef enum { KEY_RSA, KEY_P256, KEY_P384 } key_id;
+
+typedef struct {
+    key_id id;
+    b32 may_sign; /* keyUsage allows digitalSignature, as TLS wants of a server */
+    str n, e;     /* RSA: unsigned, big-endian */
+    str point;    /* uncompressed */
+} public_key;
+
+/* A signature algorithm: three kinds, each with the hashes in the order of hash_id; and what is
+ * refused. */
+typedef enum {
+    ECDSA_SHA256,
+    ECDSA_SHA384,
+    ECDSA_SHA512,
+    PKCS1_SHA256,
+    PKCS1_SHA384,
+    PKCS1_SHA512,
+    PSS_SHA256,
+    PSS_SHA384,
+    PSS_SHA512,
+    SIG_WEAK, /* SHA-1 or MD5 */
+    SIG_UNKNOWN,
+} sig_id;
+
+/* AlgorithmIdentifiers as they must stand, parameters and all (RFC 4055 section 5, RFC 5758
+ * section 3.2). The last byte of NULL parameters, 05 00, is that which ends the string. */
+static const struct {
+    u8 len, id;
+    char der[15];
+} sig_algorithms[] = {
+    {12, ECDSA_SHA256, "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02"},
+    {12, ECDSA_SHA384, "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03"},
+    {12, ECDSA_SHA512, "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x04"},
+    {15, PKCS1_SHA256, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05"},
+    {15, PKCS1_SHA384, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c\x05"},
+    {15, PKCS1_SHA512, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d\x05"},
+    {11, SIG_WEAK, "\x30\x09\x06\x07\x2a\x86\x48\xce\x3d\x04\x01"},
+    {15, SIG_WEAK, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05\x05"},
+    {15, SIG_WEAK, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04\x05"},
+};
+
+/* The same for RSASSA-PSS with SHA-256 and 32 bytes of salt: hash, MGF1 with that hash, salt
+ * length; the trailer is the default (RFC 4055 section 3.1). */
+static const char sig_pss[] = "\x30\x41\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0a\x30\x34"
+                              "\xa0\x0f\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00"
+                              "\xa1\x1c\x30\x1a\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x08"
+                              "\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00"
+                              "\xa2\x03\x02\x01\x20";
+enum { SIG_PSS_HASH = 29, SIG_PSS_MGF_HASH = 59, SIG_PSS_SALT = 66, SIG_PSS_SIZE = 67 };
+
+/* Takes a whole AlgorithmIdentifier. */
+static sig_id sig_of_algorithm(str algorithm)
+{
+    for (iz i = 0; i < countof(sig_algorithms); i++) {
+        str known = {(const u8 *)sig_algorithms[i].der, sig_algorithms[i].len};
+        if (str_eq(algorithm, known))
+            return (sig_id)sig_algorithms[i].id;
+    }
+    for (u8 i = 0; i < 3; i++) {
+        u8 pss[SIG_PSS_SIZE];
+        copy(pss, (const u8 *)sig_pss, SIG_PSS_SIZE);
+        pss[SIG_PSS_HASH] = pss[SIG_PSS_MGF_HASH] = (u8)(i + 1);
+        pss[SIG_PSS_SALT] = (u8)(32 + 16 * i);
+        if (str_eq(algorithm, (str){pss, SIG_PSS_SIZE}))
+            return (sig_id)(PSS_SHA256 + i);
+    }
+    return SIG_UNKNOWN;
+}
+
+/* Takes the SignatureScheme of a TLS 1.3 CertificateVerify (RFC 8446 section 4.2.3) and the leaf's
+ * key, to which it must fit. E_CertSignatureUnsupported for a scheme that is not for this key or
+ * not for handshakes; E_CertKeyUsage if the certificate does not let the key sign. */
+static err sig_of_scheme(u32 scheme, const public_key *k, sig_id *id)
+{
+    if (!k->may_sign)
+        return E_CertKeyUsage;
+    if (k->id == KEY_P256 && scheme == 0x0403)
+        *id = ECDSA_SHA256;
+    else if (k->id == KEY_P384 && scheme == 0x0503)
+        *id = ECDSA_SHA384;
+    else if (k->id == KEY_RSA && 0x0804 <= scheme && scheme <= 0x0806)
+        *id = (sig_id)(PSS_SHA256 + (scheme - 0x0804));
+    else
+        return E_CertSignatureUnsupported;
+    return E_None;
+}
+
+/* Checks a signature, for ECDSA a DER ECDSA-Sig-Value (RFC 3279 section 2.2.3), by k over message.
+ * E_SignatureBad, also if the algorithm is not for such a key; E_DerMalformed; what section 6
+ * finds wrong with the key. */
+static err key_verify(const public_key *k, sig_id id, str message, str signature)
+{
+    hash_id h = (hash_id)(id % 3);
+    u8 digest[HASH_MAX];
+    str d = {digest, hash_size(h)};
+    if (id >= SIG_WEAK || (id >= PKCS1_SHA256) != (k->id == KEY_RSA))
+        return E_SignatureBad;
+    hash_of(h, message, digest);
+    if (id >= PSS_SHA256)
+        return rsa_verify_pss(k->n, k->e, h, d, signature);
+    if (id >= PKCS1_SHA256)
+        return rsa_verify_pkcs1(k->n, k->e, h, d, signature);
+    reader all = reader_of(signature), pair = der_enter(&all, DER_SEQUENCE);
+    str r = der_unsigned(&pair), s = der_unsigned(&pair);
+    der_leave(&all, &pair);
+    if (!der_done(&all))
+        return E_DerMalformed;
+    return ecdsa_verify(k->id == KEY_P256 ? P256 : P384, k->point, d, r, s);
+}
+
+/* Reads a SubjectPublicKeyInfo (RFC 3279 section 2.3, RFC 5480 section 2). RSA moduli are whole
+ * bytes, 256 or more; section 6 has the upper bound. */
+static void key_decode(public_key *k, reader *r)
+{
+    reader info = der_enter(r, DER_SEQUENCE);
+    str algorithm = der_whole(&info, DER_SEQUENCE), bits = der_bits(&info, 0);
+    der_leave(r, &info);
+    *k = (public_key){.id = KEY_RSA};
+    if (str_eq(algorithm, S("\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00"))) {
+        reader all = reader_of(bits), rsa = der_enter(&all, DER_SEQUENCE);
+        k->n = der_unsigned(&rsa);
+        k->e = der_unsigned(&rsa);
+        der_leave(&all, &rsa);
+        der_leave(r, &all);
+        if (k->n.len < 256 || k->n.ptr[0] < 0x80)
+            reader_fail(r, E_CertKeyWeak);
+        return;
+    }
+    if (str_eq(algorithm, S("\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01"
+                            "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07")))
+        k->id = KEY_P256;
+    else if (str_eq(algorithm, S("\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01"
+                                 "\x06\x05\x2b\x81\x04\x00\x22")))
+        k->id = KEY_P384;
+    else
+        reader_fail(r, E_CertKeyUnsupported);
+    k->point = bits;
+    if (bits.len != (k->id == KEY_P256 ? 65 : 97) || bits.ptr[0] != 4)
+        reader_fail(r, E_CertMalformed);
+}
+
+enum {
+    USAGE_DIGITAL_SIGNATURE = 0x80, /* keyUsage's first byte (RFC 5280 section 4.2.1.3) */
+    USAGE_CERT_SIGN = 0x04,
+    USAGE_ABSENT = 0x1ff, /* no keyUsage: all is allowed */
+};
+
+/* A certificate; slices of its DER. */
+typedef struct {
+    err error; /* the first thing wrong with it; the fields read before that hold */
+    str signed_part, signature;
+    sig_id sig;
+    str issuer, subject, key_info; /* whole items */
+    i64 not_before, not_after;
+    public_key key;
+    b32 ca, server_auth;
+    i32 path_len; /* -1: not limited */
+    u32 usage;
+    str names, constraints; /* contents of subjectAltName and nameConstraints; empty: none */
+} certificate;
+
+/* extendedKeyUsage: one purpose at least, serverAuth or any among them (RFC 5280 4.2.1.12). */
+static b32 cert_purposes(reader *r)
+{
+    b32 fit = 0;
+    reader list = der_enter(r, DER_SEQUENCE);
+    do {
+        str oid = der_item(&list, DER_OID);
+        fit |= str_eq(oid, S("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
+               str_eq(oid, S("\x55\x1d\x25\x00"));
+    } while (reader_left(&list));
+    der_leave(r, &list);
+    return fit;
+}
+
+/* Takes in one extension, by the last byte of its object identifier 2.5.29.x (RFC 5280 4.2.1). */
+static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
+{
+    u32 id = oid.len == 3 && oid.ptr[0] == 0x55 && oid.ptr[1] == 0x1d ? oid.ptr[2] : 0;
+    u8 tag;
+    if (id == 15) {
+        str bits = der_bits(r, 7);
+        c->usage = bits.len ? bits.ptr[0] : 0;
+    } else if (id == 17) {
+        c->names = der_item(r, DER_SEQUENCE);
+        if (!c->names.len || (!critical && c->subject.len <= 2))
+            reader_fail(r, E_CertMalformed);
+    } else if (id == 19) {
+        reader basic = der_enter(r, DER_SEQUENCE);
+        c->ca = der_flag(&basic);
+        if (reader_left(&basic)) {
+            str len = der_unsigned(&basic);
+            c->path_len = len.len == 1 ? len.ptr[0] : PATH_CERTS;
+        }
+        der_leave(r, &basic);
+    } else if (id == 30) {
+        c->constraints = der_item(r, DER_SEQUENCE);
+        if (!c->constraints.len)
+            reader_fail(r, E_CertMalformed);
+    } else if (id == 37) {
+        c->server_auth = cert_purposes(r);
+    } else {
+        der_any(r, &tag);
+        if (critical || id == 36)
+            reader_fail(r, E_CertExtensionUnknown);
+    }
+}
+
+/* All extensions; none may come twice (RFC 5280 section 4.2). */
+static void cert_extensions(certificate *c, reader *r)
+{
+    str seen[CERT_EXTENSIONS];
+    iz count = 0;
+    reader list = der_enter(r, DER_SEQUENCE);
+    do {
+        reader x = der_enter(&list, DER_SEQUENCE);
+        str oid = der_item(&x, DER_OID);
+        b32 critical = der_flag(&x);
+        reader value = der_enter(&x, DER_OCTET_STRING);
+        der_leave(&list, &x);
+        for (iz i = 0; i < count; i++)
+            if (str_eq(seen[i], oid))
+                reader_fail(&list, E_CertMalformed);
+        if (count == CERT_EXTENSIONS)
+            reader_fail(&list, E_CertMalformed);
+        if (!list.error) {
+            seen[count++] = oid;
+            cert_extension(c, &value, oid, critical);
+            der_leave(&list, &value);
+        }
+    } while (reader_left(&list));
+    der_leave(r, &list);
+}
+
+/* The part that is signed, TBSCertificate (RFC 5280 section 4.1). The unique identifiers of version
+ * 2 are not known here, and so refused. */
+static void cert_signed_part(certificate *c, reader *r, str algorithm)
+{
+    b32 version_3 = 0;
+    if (der_next_is(r, DER_CONTEXT | DER_CONSTRUCTED))
+        version_3 = str_eq(der_item(r, DER_CONTEXT | DER_CONSTRUCTED), S("\x02\x01\x02"));
+    der_integer(r);
+    if (!str_eq(der_whole(r, DER_SEQUENCE), algorithm))
+        reader_fail(r, E_CertMalformed);
+    c->issuer = der_whole(r, DER_SEQUENCE);
+    reader validity = der_enter(r, DER_SEQUENCE);
+    c->not_before = der_time(&validity);
+    c->not_after = der_time(&validity);
+    der_leave(r, &validity);
+    c->subject = der_whole(r, DER_SEQUENCE);
+    if (!version_3)
+        reader_fail(r, E_CertVersion);
+    if (c->issuer.len <= 2)
+        reader_fail(r, E_CertMalformed);
+    c->key_info = der_whole(r, DER_SEQUENCE);
+    reader key = reader_of(c->key_info);
+    key_decode(&c->key, &key);
+    if (key.error)
+        reader_fail(r, key.error);
+    if (reader_left(r)) {
+        reader extensions = der_enter(r, DER_CONTEXT | DER_CONSTRUCTED | 3);
+        cert_extensions(c, &extensions);
+        der_leave(r, &extensions);
+    }
+}
+
+/* Decodes one certificate in DER; all of der must be it. What is wrong goes to c->error:
+ * E_DerMalformed or E_Truncated (an item is not DER), E_CertMalformed, E_CertVersion,
+ * E_CertKeyWeak, E_CertKeyUnsupported, E_CertExtensionUnknown. */
+static void cert_decode(certificate *c, str der)
+{
+    *c = (certificate){.path_len = -1, .usage = USAGE_ABSENT, .server_auth = 1};
+    c->names = c->constraints = str_span(der, 0, 0);
+    reader all = reader_of(der), r = der_enter(&all, DER_SEQUENCE);
+    c->signed_part = der_whole(&r, DER_SEQUENCE);
+    str algorithm = der_whole(&r, DER_SEQUENCE);
+    c->sig = sig_of_algorithm(algorithm);
+    c->signature = der_bits(&r, 0);
+    der_leave(&all, &r);
+    reader whole = reader_of(c->signed_part), signed_part = der_enter(&whole, DER_SEQUENCE);
+    cert_signed_part(c, &signed_part, algorithm);
+    der_leave(&all, &signed_part);
+    c->key.may_sign = (c->usage & USAGE_DIGITAL_SIGNATURE) != 0;
+    if (reader_left(&all))
+        reader_fail(&all, E_DerMalformed);
+    c->error = all.error;
+}
+
+static b32 cert_self_issued(const certificate *c)
+{
+    return str_eq(c->issuer, c->subject);
+}
+
+/* What is asked of every certificate of a path by itself; of the root's signature, nothing. */
+static err cert_check(const certificate *c, i64 now, b32 root)
+{
+    if (c->error)
+        return c->error;
+    if (now < c->not_before || c->not_after < now)
+        return now < c->not_before ? E_CertNotYetValid : E_CertExpired;
+    if (!root && c->sig >= SIG_WEAK)
+        return c->sig == SIG_WEAK ? E_CertSignatureWeak : E_CertSignatureUnsupported;
+    return c->server_auth ? E_None : E_CertPurpose;
+}
+
+/* A host name: labels of letters, digits, - and _, the last not a number, as RFC 1123 section 2.1
+ * wants it so that it cannot be taken for an address. */
+static b32 dns_valid(str name)
+{
+    iz label = 0, digits = 0;
+    for (iz i = 0; i < name.len; i++) {
+        u8 c = name.ptr[i];
+        if (c == '.' && label) {
+            label = digits = 0;
+            continue;
+        }
+        if (!is_alnum(c) && !is_one_of(c, "-_"))
+            return 0;
+        digits += is_digit(c);
+        if (++label > 63)
+            return 0;
+    }
+    return label > digits && name.len <= 253;
+}
+
+/* What follows the first label, with its dot; empty if there is only one. */
+static str dns_parent(str name)
+{
+    iz i = 0;
+    while (i < name.len && name.ptr[i] != '.')
+        i++;
+    return str_span(name, i, name.len);
+}
+
+/* Does a dNSName cover a valid host name (RFC 9525 section 6.3)? A wildcard is the whole first
+ * label, stands for one label, and needs two labels after it. */
+static b32 dns_covers(str pattern, str host)
+{
+    if (pattern.len < 2 || pattern.ptr[0] != '*' || pattern.ptr[1] != '.')
+        return str_eq_nocase(pattern, host);
+    str parent = dns_parent(host);
+    return parent.len && dns_parent(str_span(parent, 1, parent.len)).len &&
+           str_eq_nocase(str_span(pattern, 1, pattern.len), parent);
+}
+
+/* Is name base itself, or below it? The empty base holds all names. */
+static b32 dns_within(str name, str base)
+{
+    iz extra = name.len - base.len;
+    if (!base.len || extra < 0)
+        return !base.len;
+    return str_eq_nocase(str_span(name, extra, name.len), base) &&
+           (!extra || name.ptr[extra - 1] == '.');
+}
+
+/* Is the address in the network, an address and its mask (RFC 5280 section 4.2.1.10)? */
+static b32 ip_within(str ip, str network)
+{
+    if (network.len != 2 * ip.len)
+        return 0;
+    for (iz i = 0; i < ip.len; i++)
+        if ((ip.ptr[i] ^ network.ptr[i]) & network.ptr[ip.len + i])
+            return 0;
+    return 1;
+}
+
+/* A network's mask is ones and then zeros. */
+static b32 ip_network_valid(str network)
+{
+    u32 before = 0xff;
+    for (iz i = network.len / 2; i < network.len; i++) {
+        u32 ones = network.ptr[i], zeros = ones ^ 0xff;
+        if (zeros & (zeros + 1) || (before != 0xff && ones))
+            return 0;
+        before = ones;
+    }
+    return network.len == 8 || network.len == 32;
+}
+
+/* Does the directory name begin with the RDNs of base? Both are RDNSequences, whole items. */
+static b32 dn_within(str name, str base)
+{
+    reader outer = reader_of(name), n = der_enter(&outer, DER_SEQUENCE);
+    outer = reader_of(base);
+    reader b = der_enter(&outer, DER_SEQUENCE);
+    while (reader_left(&b))
+        if (!str_eq(der_whole(&n, DER_SET), der_whole(&b, DER_SET)) || n.error)
+            return 0;
+    return der_done(&outer) && !b.error;
+}
+
+/* The forms of GeneralName, by their number in brackets (RFC 5280 section 4.2.1.6). */
+enum { NAME_DNS = 2, NAME_DIRECTORY = 4, NAME_IP = 7, NAME_LAST = 8 };
+
+typedef struct {
+    u8 form;
+    str value;
+} general_name;
+
+/* The next name of a list, or the base of a constraint. DNS names must be visible ASCII, bases host
+ * names or empty; addresses must be of one of the two lengths, bases with a mask. */
+static general_name name_next(reader *r, b32 base)
+{
+    u8 tag;
+    str value = der_any(r, &tag);
+    general_name name = {tag & 0x1f, value};
+    b32 constructed = name.form == 0 || (3 <= name.form && name.form <= 5);
+    b32 good = name.form <= NAME_LAST &&
+               tag == (DER_CONTEXT | name.form | (constructed ? DER_CONSTRUCTED : 0));
+    if (name.form == NAME_DNS && base)
+        good &= !value.len || dns_valid(value);
+    if (name.form == NAME_DNS && !base) {
+        good &= value.len > 0;
+        for (iz i = 0; i < value.len; i++)
+            good &= 0x21 <= value.ptr[i] && value.ptr[i] <= 0x7e;
+    }
+    if (name.form == NAME_IP)
+        good &= base ? ip_network_valid(value) : value.len == 4 || value.len == 16;
+    if (!good)
+        reader_fail(r, E_CertMalformed);
+    return name;
+}
+
+/* Does a constraint's base hold a name of the same form? Of what is excluded, names in doubt count
+ * as held: a wildcard that could stand for the base, and forms other than DNS names and addresses.
+ * Of what is permitted they do not. */
+static b32 name_within(const general_name *name, str base, b32 excluded)
+{
+    str value = name->value;
+    if (name->form == NAME_DNS) {
+        b32 wild = excluded && value.len > 1 && value.ptr[0] == '*';
+        return dns_within(value, base) ||
+               (wild && str_eq_nocase(str_span(value, 1, value.len), dns_parent(base)));
+    }
+    if (name->form == NAME_IP)
+        return ip_within(value, base);
+    return excluded || (name->form == NAME_DIRECTORY && dn_within(value, base));
+}
+
+/* One certificate of the bundle, in base64 by RFC 7468: lines of one length, that of the first. */
+typedef struct {
+    str text;        /* from the first character of base64 to the end of the bundle */
+    iz width, pitch; /* characters of base64 in a line, and from one line to the next */
+    iz size;         /* bytes of the certificate */
+} pem_entry;
+
+/* What is under way: the path so far, the leaf first, and where to look for the next issuer of
+ * each of its certificates. */
+typedef struct {
+    certificate cert;
+    iz index;       /* among those sent */
+    i32 phase;      /* two places to look for its issuer; 2: both done */
+    iz next_sent;   /* where to go on looking among those sent */
+    iz next_root;   /* ... in the bundle */
+    b32 any_issuer; /* one of the right name was found */
+} path_node;
+
+typedef struct {
+    const str *certs; /* as sent */
+    iz count;
+    i64 now;
+    str bundle;
+    iz checks, name_checks;
+    iz depth; /* path[depth] is the top */
+    path_node path[PATH_CERTS];
+    pem_entry root_entry; /* the root being tried, and its decoded bytes */
+    u8 root[CERT_ROOT_SIZE];
+} path_search;
+
+/* Reads one list of GeneralSubtrees, if it is there: does it refuse the name? (RFC 5280 section
+ * 4.2.1.10) */
+static b32 constraint_list(path_search *s, reader *r, b32 excluded, const general_name *name)
+{
+    u8 tag = DER_CONTEXT | DER_CONSTRUCTED | excluded;
+    b32 held = 0, limited = 0;
+    if (!der_next_is(r, tag))
+        return 0;
+    reader list = der_enter(r, tag);
+    do {
+        reader subtree = der_enter(&list, DER_SEQUENCE);
+        general_name base = name_next(&subtree, 1);
+        der_leave(&list, &subtree);
+        if (++s->name_checks > PATH_NAMES)
+            reader_fail(&list, E_CertSearchBound);
+        if (!list.error && base.form == name->form) {
+            limited = 1;
+            held |= name_within(name, base.value, excluded);
+        }
+    } while (reader_left(&list));
+    der_leave(r, &list);
+    return excluded ? held : limited && !held;
+}
+
+/* May a name stand below a certificate with these constraints? */
+static err constraint_check(path_search *s, str constraints, const general_name *name)
+{
+    reader r = reader_of(constraints);
+    b32 refused = constraint_list(s, &r, 0, name);
+    refused |= constraint_list(s, &r, 1, name);
+    if (!der_done(&r))
+        return r.error ? r.error : E_DerMalformed;
+    return refused ? E_CertNameConstraint : E_None;
+}
+
+/* Applies an issuer's constraints to the names of all certificates below it, but for self-issued
+ * CAs (RFC 5280 section 6.1.3 b and c). */
+static err constraints_check(path_search *s, str constraints)
+{
+    err error = E_None;
+    for (iz i = 0; constraints.len && i <= s->depth && !error; i++) {
+        const certificate *c = &s->path[i].cert;
+        if (i && cert_self_issued(c))
+            continue;
+        reader names = reader_of(c->names);
+        general_name name = {NAME_DIRECTORY, c->subject};
+        if (c->subject.len > 2)
+            error = constraint_check(s, constraints, &name);
+        while (!error && reader_left(&names)) {
+            name = name_next(&names, 0);
+            error = names.error ? names.error : constraint_check(s, constraints, &name);
+        }
+    }
+    return error;
+}
+
+/* The value of each character of base64, plus one; 0 for others. */
+static const u8 base64_values[128] = {
+    ['A'] = 1,  ['B'] = 2,  ['C'] = 3,  ['D'] = 4,  ['E'] = 5,  ['F'] = 6,  ['G'] = 7,  ['H'] = 8,
+    ['I'] = 9,  ['J'] = 10, ['K'] = 11, ['L'] = 12, ['M'] = 13, ['N'] = 14, ['O'] = 15, ['P'] = 16,
+    ['Q'] = 17, ['R'] = 18, ['S'] = 19, ['T'] = 20, ['U'] = 21, ['V'] = 22, ['W'] = 23, ['X'] = 24,
+    ['Y'] = 25, ['Z'] = 26, ['a'] = 27, ['b'] = 28, ['c'] = 29, ['d'] = 30, ['e'] = 31, ['f'] = 32,
+    ['g'] = 33, ['h'] = 34, ['i'] = 35, ['j'] = 36, ['k'] = 37, ['l'] = 38, ['m'] = 39, ['n'] = 40,
+    ['o'] = 41, ['p'] = 42, ['q'] = 43, ['r'] = 44, ['s'] = 45, ['t'] = 46, ['u'] = 47, ['v'] = 48,
+    ['w'] = 49, ['x'] = 50, ['y'] = 51, ['z'] = 52, ['0'] = 53, ['1'] = 54, ['2'] = 55, ['3'] = 56,
+    ['4'] = 57, ['5'] = 58, ['6'] = 59, ['7'] = 60, ['8'] = 61, ['9'] = 62, ['+'] = 63, ['/'] = 64,
+};
+
+/* Decodes n bytes from the byte `from` on, without reading what is before them. False if anything
+ * but base64 is in their place. */
+static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
+{
+    for (iz byte = from - from % 3; byte < from + n; byte += 3) {
+        u32 at = (u32)byte / 3 * 4, width = (u32)e->width, quad = 0;
+        iz start = at / width * e->pitch + at % width;
+        if (start + 4 > e->text.len)
+            return 0;
+        for (iz i = 0; i < 4; i++) {
+            b32 padding = byte + i > e->size; /* its bits begin in byte + i - 1 or before */
+            u32 value = padding ? 1 : base64_values[e->text.ptr[start + i] & 127];
+            if (!value || e->text.ptr[start + i] > 127)
+                return 0;
+            quad = quad << 6 | (value - 1);
+        }
+        for (iz i = 0; i < 3; i++)
+            if (from <= byte + i && byte + i < from + n)
+                out[byte + i - from] = (u8)(quad >> (16 - 8 * i));
+    }
+    return 1;
+}
+
+/* Reads the header of the item at byte `at`, which then is that of its contents. Gives the length
+ * of the contents, or -1. */
+static iz pem_header(const pem_entry *e, iz *at)
+{
+    u8 bytes[4], tag; /* enough for lengths under 64 KB */
+    if (!pem_decode(e, *at, countof(bytes), bytes))
+        return -1;
+    reader r = reader_of((str){bytes, countof(bytes)});
+    iz len = der_header(&r, &tag);
+    *at += r.at - bytes;
+    return r.error ? -1 : len;
+}
+
+static b32 str_has_at(str s, iz at, str part)
+{
+    return part.len <= s.len - at && str_eq(str_span(s, at, at + part.len), part);
+}
+
+/* Measures the entry whose first line ends at or behind `at`: the width of its lines, and the
+ * certificate's size. Gives the place in the bundle where it ends, or 0 if its last line is not
+ * where these put it. */
+static iz pem_measure(str bundle, iz at, pem_entry *e)
+{
+    iz width = 0, contents = 0;
+    while (at < bundle.len && bundle.ptr[at++] != '\n') {
+    }
+    e->text = str_span(bundle, at, bundle.len);
+    while (width < e->text.len && e->text.ptr[width] != '\n')
+        width++;
+    e->pitch = width + 1;
+    e->width = width && e->text.ptr[width - 1] == '\r' ? width - 1 : width;
+    if (e->width < 8 || e->width % 4)
+        return 0;
+    e->size = 4; /* that of the header, until it is known */
+    iz len = pem_header(e, &contents);
+    e->size = contents + len;
+    iz chars = (e->size + 2) / 3 * 4;
+    iz end = chars + (chars - 1) / e->width * (e->pitch - e->width);
+    str last = e->pitch > e->width + 1 ? S("\r\n-----END CERTIFICATE-----")
+                                       : S("\n-----END CERTIFICATE-----");
+    return len > 0 && str_has_at(e->text, end, last) ? at + end + last.len : 0;
+}
+
+/* The next entry from *at on that looks well formed; *at then is behind it. */
+static b32 pem_next(str bundle, iz *at, pem_entry *e)
+{
+    for (; *at < bundle.len; ++*at) {
+        iz end = 0;
+        if (str_has_at(bundle, *at, S("-----BEGIN CERTIFICATE-----")))
+            end = pem_measure(bundle, *at, e);
+        if (end) {
+            *at = end;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Is the entry a certificate for this subject, a whole item? Steps over version, serial number,
+ * algorithm, issuer and validity. One of version 1 has no version field and is missed; it would be
+ * of no use. */
+static b32 pem_is_for(const pem_entry *e, str subject)
+{
+    u8 part[24];
+    iz at = 0, len = 0;
+    for (i32 item = 0; item < 7 && len >= 0; item++) {
+        len = pem_header(e, &at);
+        at += item > 1 ? len : 0; /* the first two hold the others */
+    }
+    for (iz done = 0; len >= 0 && done < subject.len; done += countof(part)) {
+        iz n = subject.len - done < countof(part) ? subject.len - done : countof(part);
+        if (at + done + n > e->size || !pem_decode(e, at + done, n, part) ||
+            !str_eq((str){part, n}, str_span(subject, done, done + n)))
+            return 0;
+    }
+    return len >= 0;
+}
+
+/* The next certificate of the bundle whose subject is the issuer of the top. What cannot be read
+ * is passed over. */
+static b32 path_next_root(path_search *s, path_node *top, certificate *c)
+{
+    pem_entry *e = &s->root_entry;
+    while (pem_next(s->bundle, &top->next_root, e)) {
+        if (!pem_is_for(e, top->cert.issuer) || e->size > CERT_ROOT_SIZE ||
+            !pem_decode(e, 0, e->size, s->root))
+            continue;
+        cert_decode(c, (str){s->root, e->size});
+        if (str_eq(c->subject, top->cert.issuer))
+            return 1;
+    }
+    return 0;
+}
+
+/* The next of those sent whose subject is the issuer of the top, but none whose name and key are
+ * in the path already. */
+static b32 path_next_sent(path_search *s, path_node *top, certificate *c)
+{
+    while (top->next_sent < s->count) {
+        cert_decode(c, s->certs[top->next_sent++]);
+        b32 fit = str_eq(c->subject, top->cert.issuer);
+        for (iz i = 0; i <= s->depth; i++)
+            if (str_eq(c->subject, s->path[i].cert.subject) &&
+                str_eq(c->key_info, s->path[i].cert.key_info))
+                fit = 0;
+        if (fit)
+            return 1;
+    }
+    return 0;
+}
+
+/* The next certificate that could be the issuer of the top. A leaf's is most often among those
+ * sent; above it, roots are tried first, since that makes the shortest path. */
+static b32 path_next_issuer(path_search *s, certificate *c, b32 *root)
+{
+    path_node *top = &s->path[s->depth];
+    for (; top->phase < 2; top->phase++) {
+        *root = (top->phase == 0) == (s->depth > 0);
+        if (*root ? path_next_root(s, top, c) : path_next_sent(s, top, c))
+            return 1;
+    }
+    return 0;
+}
+
+/* Checks an issuer of the top (RFC 5280 section 6.1.4 and 6.1.3), given all that is below. */
+static err path_check_issuer(path_search *s, const certificate *c, b32 root)
+{
+    err error = cert_check(c, s->now, root);
+    if (error)
+        return error;
+    if (!c->ca)
+        return E_CertNotCa;
+    if (!(c->usage & USAGE_CERT_SIGN))
+        return E_CertKeyUsage;
+    iz below = 0;
+    for (iz i = 1; i <= s->depth; i++)
+        below += !cert_self_issued(&s->path[i].cert);
+    if (c->path_len >= 0 && below > c->path_len)
+        return E_CertPathLength;
+    if (!root && s->depth + 1 == PATH_CERTS)
+        return E_CertPathTooLong;
+    if (s->checks == PATH_CHECKS)
+        return E_CertSearchBound;
+    s->checks++;
+    const certificate *top = &s->path[s->depth].cert;
+    error = key_verify(&c->key, top->sig, top->signed_part, top->signature);
+    if (error)
+        return error == E_SignatureBad ? E_CertSignatureBad : error;
+    return constraints_check(s, c->constraints);
+}
+
+/* Searches a path from path[0] to a root. */
+static err path_find(path_search *s)
+{
+    err refusal = E_None;
+    iz farthest = 0; /* the refusal's distance from the leaf */
+    while (s->depth >= 0) {
+        certificate issuer;
+        b32 root;
+        path_node *top = &s->path[s->depth];
+        b32 found = path_next_issuer(s, &issuer, &root);
+        err error = found ? path_check_issuer(s, &issuer, root) : E_CertIssuerUnknown;
+        if (error == E_CertSearchBound || (!error && root))
+            return error;
+        if (error && farthest <= s->depth && (found || !top->any_issuer)) {
+            refusal = error;
+            farthest = s->depth + 1;
+        }
+        if (!error)
+            s->path[++s->depth] = (path_node){.cert = issuer, .index = top->next_sent - 1};
+        top->any_issuer |= found;
+        s->depth -= !found;
+    }
+    return refusal;
+}
+
+/* Is the host one of the certificate's names: an address, or else a DNS name? */
+static err cert_check_host(const certificate *c, str host, str ip)
+{
+    b32 found = 0;
+    reader r = reader_of(c->names);
+    while (reader_left(&r)) {
+        general_name name = name_next(&r, 0);
+        if (ip.len)
+            found |= name.form == NAME_IP && str_eq(name.value, ip);
+        else
+            found |= name.form == NAME_DNS && dns_covers(name.value, host);
+    }
+    return r.error ? r.error : found ? E_None : E_CertNameMismatch;
+}
+
+/* What is asked of the leaf by itself. */
+static err cert_check_leaf(const certificate *c, str host, i64 now)
+{
+    address a;
+    str ip = {a.ip, 0};
+    if (!address_of(host, &a))
+        ip.len = a.v6 ? 16 : 4;
+    else if (!dns_valid(host))
+        return E_CertHostName;
+    err error = cert_check(c, now, 0);
+    if (!error)
+        error = cert_check_host(c, host, ip);
+    if (error || c->ca)
+        return error;
+    if (c->constraints.len)
+        return E_CertMalformed;
+    return c->usage != USAGE_ABSENT && c->usage & USAGE_CERT_SIGN ? E_CertKeyUsage : E_None;
+}
+
+/* How a path was found, for those who want to know. */
+typedef struct {
+    iz path[PATH_CERTS]; /* indexes of those sent, the leaf's 0 first */
+    iz path_len;         /* 0 if none was found */
+    pem_entry root;      /* in the bundle; pem_decode gives its DER */
+    iz checks;           /* signatures checked */
+} x509_report;
+
+/* Checks a server's certificates, in DER, the leaf first and the others in any order, for a host (a
+ * DNS name without final dot; or an address, IPv6 with or without brackets) at the time now (Unix
+ * seconds), against the roots of a bundle (PEM). On success *leaf is the leaf's key, in slices of
+ * certs[0]: the server has still to prove by a signature that it holds it (sig_of_scheme,
+ * key_verify). Errors: E_Cert...; for keys that section 6 refuses, its own. */
+static err x509_verify(const str *certs, iz count, str host, i64 now, str bundle, public_key *leaf,
+                       x509_report *report)
+{
+    path_search s;
+    *report = (x509_report){.path_len = 0};
+    if (count < 1)
+        return E_CertMalformed;
+    s.certs = certs;
+    s.count = count;
+    s.now = now;
+    s.bundle = bundle;
+    s.checks = s.name_checks = s.depth = 0;
+    s.path[0] = (path_node){.index = 0};
+    cert_decode(&s.path[0].cert, certs[0]);
+    err error = cert_check_leaf(&s.path[0].cert, host, now);
+    if (!error)
+        error = path_find(&s);
+    report->checks = s.checks;
+    if (error)
+        return error;
+    *leaf = s.path[0].cert.key;
+    report->root = s.root_entry;
+    report->path_len = s.depth + 1;
+    for (iz i = 0; i <= s.depth; i++)
+        report->path[i] = s.path[i].index;
+    return E_None;
+}
+
+/* ---------------------------------------------------------------------------------------------
+ * 8 TLS 1.3 client
+ *
+ * RFC 8446, the client's side, on byte buffers: bytes from the wire go in, bytes for the wire and
+ * decrypted application data come out. No socket, no clock, no allocation, no randomness of its
+ * own. A record is a header of five bytes and up to 2^14 bytes of content; its content is pieces
+ * of handshake messages, one alert, or application data. Suites: AES-128-GCM and AES-256-GCM where
+ * the processor has AES, ChaCha20-Poly1305. Groups: x25519, whose share is sent; secp256r1, when a
+ * HelloRetryRequest asks for it. Of signatures in the handshake: ECDSA on P-256 and P-384, and
+ * RSASSA-PSS with an ordinary RSA key.
+ *
+ * The states are those of RFC 8446 appendix A.1, named after what the client waits for.
+ *
+ *   SERVER_HELLO: the ClientHello is queued. The answer chooses suite and group. After a
+ *     HelloRetryRequest, which may come once, it is this state again with a second ClientHello. A
+ *     ServerHello gives handshake keys to both sides: from then on the server's records are sealed.
+ *   ENCRYPTED_EXTENSIONS: answers to what the ClientHello proposed.
+ *   CERTIFICATE_OR_REQUEST: the server may ask for a certificate before it shows its own.
+ *   CERTIFICATE: it has asked.
+ *   CERTIFICATE_VERIFY: the chain is verified; its message stays in the buffer, as the leaf's key
+ *     is a slice of it. A signature over the transcript is to prove that the server has that key.
+ *   FINISHED: a MAC over the transcript is to prove that both sides saw the same. Then the client's
+ *     own last flight is queued: an empty Certificate if one was asked for, and Finished.
+ *   CONNECTED: application keys; data, tickets, KeyUpdates, alerts.
+ *   CLOSED: the server's close_notify was seen; what it sends after that is not looked at.
+ *   ENDED: after an error or tls_close. There are no keys any more.
+ *
+ * Invariants. The first error wins: it queues its alert, wipes all keys and ends the connection.
+ * At most one record is open at a time: while application data waits for tls_consume, no further
+ * byte is looked at. The handshake buffer holds one message, wherever records split it; a message
+ * is looked at when it is whole, its type and length as soon as they are there. Keys change only
+ * where a message ends with its record. Each thing that a server may repeat without getting
+ * further has a bound. No more than TLS_RECORDS records are opened under one key, and the client
+ * updates its own key when it has sealed as many (RFC 8446 section 5.5 allows 2^24.5 of full size
+ * for AES-GCM). Secrets are wiped when the next ones are made from them.
+ *
+ * Left out: resumption (tickets are parsed and dropped; tls_schedule_start takes the PSK that it
+ * will bring), 0-RTT, client certificates, post-handshake authentication, exporters, OCSP and SCT.
+ * ------------------------------------------------------------------------------------------ */
+
+/* Names and numbers of RFC 8446: types of records, of messages, of extensions, alerts. */
+enum { TLS_CCS = 20, TLS_ALERT, TLS_HANDSHAKE, TLS_APPLICATION_DATA };
+
+enum { TLS_CLIENT_HELLO = 1, TLS_SERVER_HELLO = 2, TLS_NEW_SESSION_TICKET = 4 };
+enum { TLS_ENCRYPTED_EXTENSIONS = 8, TLS_CERTIFICATE = 11, TLS_CERTIFICATE_REQUEST = 13 };
+enum { TLS_CERTIFICATE_VERIFY = 15, TLS_FINISHED = 20, TLS_KEY_UPDATE = 24 };
+enum { TLS_MESSAGE_HASH = 254 };
+
+enum { EXT_SERVER_NAME = 0, EXT_SUPPORTED_GROUPS = 10, EXT_SIGNATURE_ALGORITHMS = 13 };
+enum { EXT_ALPN = 16, EXT_EARLY_DATA = 42, EXT_SUPPORTED_VERSIONS = 43, EXT_COOKIE = 44 };
+enum { EXT_PSK_KEY_EXCHANGE_MODES = 45, EXT_SIGNATURE_ALGORITHMS_CERT = 50, EXT_KEY_SHARE = 51 };
+
+enum { ALERT_CLOSE_NOTIFY = 0, ALERT_UNEXPECTED_MESSAGE = 10, ALERT_BAD_RECORD_MAC = 20 };
+enum { ALERT_RECORD_OVERFLOW = 22, ALERT_BAD_CERTIFICATE = 42, ALERT_CERTIFICATE_EXPIRED = 45 };
+enum { ALERT_UNSUPPORTED_CERTIFICATE = 43, ALERT_ILLEGAL_PARAMETER = 47, ALERT_UNKNOWN_CA = 48 };
+enum { ALERT_DECODE_ERROR = 50, ALERT_DECRYPT_ERROR = 51, ALERT_PROTOCOL_VERSION = 70 };
+enum { ALERT_INTERNAL_ERROR = 80, ALERT_USER_CANCELED = 90, ALERT_MISSING_EXTENSION = 109 };
+enum { ALERT_HANDSHAKE_FAILURE = 40, ALERT_UNSUPPORTED_EXTENSION = 110 };
+enum { ALERT_NONE = 255 }; /* not one of them: the server has closed, or has itself sent an alert */
+
+enum { TLS_LEGACY_VERSION = 0x0303, TLS_VERSION = 0x0304 };
+enum { TLS_X25519 = 0x001d, TLS_SECP256R1 = 0x0017 };
+
+typedef enum {
+    TLS_WAIT_SERVER_HELLO,
+    TLS_WAIT_ENCRYPTED_EXTENSIONS,
+    TLS_WAIT_CERTIFICATE_OR_REQUEST,
+    TLS_WAIT_CERTIFICATE,
+    TLS_WAIT_CERTIFICATE_VERIFY,
+    TLS_WAIT_FINISHED,
+    TLS_CONNECTED,
+    TLS_CLOSED,
+    TLS_ENDED,
+} tls_state;
+
+/* What must be fresh and unpredictable for each connection. */
+typedef struct {
+    u8 random[32], session_id[32], x25519_secret[32], p256_secret[32];
+} tls_entropy;
+
+/* One direction of traffic. */
+typedef struct {
+    b32 on; /* records are protected */
+    u8 secret[HASH_MAX], iv[AEAD_NONCE];
+    aead key;
+    u64 sequence;
+} tls_keys;
+
+typedef struct {
+    /* from the caller */
+    str host, bundle;
+    i64 now;
+    b32 aes, named; /* named: server_name was sent */
+    tls_entropy entropy;
+
+    tls_state state;
+    err error;     /* the first one */
+    u8 peer_alert; /* the one that the server ended the connection with */
+
+    /* from the hellos */
+    hash transcript[2]; /* by hash_id; both run until the suite is known */
+    b32 retried, ccs_sent;
+    u16 suite, group;
+    hash_id hash;
+    aead_id cipher;
+    u8 secret[HASH_MAX]; /* of RFC 8446 section 7.1: early, then handshake, then master */
+    tls_keys receive, send;
+
+    /* from the server's flight */
+    b32 certificate_requested;
+    public_key leaf; /* slices of the Certificate message */
+    x509_report report;
+
+    /* while connected */
+    b32 update_owed; /* our KeyUpdate is to go out as soon as there is room */
+    b32 ended;       /* the transport has no more bytes */
+    u32 ccs, padding, warnings, empty, updates, tickets; /* against their limits */
+    str plain; /* decrypted data not yet consumed: a slice of `in` */
+
+    /* buffers; not cleared at the start, so that only what is used is touched */
+    iz kept;          /* bytes of the Certificate message, while the leaf's key is needed */
+    iz message_len;   /* bytes of the current message, behind those */
+    iz in_at, in_len; /* bytes looked at; bytes there */
+    iz out_len;
+    u8 out[TLS_OUT_MAX];
+    u8 in[5 + TLS_SEALED_MAX];
+    u8 message[TLS_MESSAGE_MAX];
+} tls;
+
+/* ---- the end of a connection ---- */
+
+static void tls_send_alert(tls *t, u8 alert);
+
+static void tls_forget_keys(tls *t)
+{
+    wipe(&t->entropy, (iz)sizeof t->entropy);
+    wipe(t->secret, (iz)sizeof t->secret);
+    wipe(&t->receive, (iz)sizeof t->receive);
+    wipe(&t->send, (iz)sizeof t->send);
+}
+
+/* The first error ends the connection; later ones change nothing. */
+static void tls_fail(tls *t, err error, u8 alert)
+{
+    if (t->error)
+        return;
+    t->error = error;
+    t->state = TLS_ENDED;
+    if (alert != ALERT_NONE)
+        tls_send_alert(t, alert);
+    tls_forget_keys(t);
+}
+
+/* Whether the connection is still sound: it fails here unless `truth` holds. */
+static b32 tls_require(tls *t, b32 truth, err error, u8 alert)
+{
+    if (!truth)
+        tls_fail(t, error, alert);
+    return !t->error;
+}
+
+/* The same for what must be legal where it stands, and for what may come at this point at all. */
+static b32 tls_legal(tls *t, b32 truth, err error)
+{
+    return tls_require(t, truth, error, ALERT_ILLEGAL_PARAMETER);
+}
+
+static b32 tls_expected(tls *t, b32 truth, err error)
+{
+    return tls_require(t, truth, error, ALERT_UNEXPECTED_MESSAGE);
+}
+
+/* One more of what a server may repeat, but not without end. */
+static void tls_count(tls *t, u32 *counter, u32 most)
+{
+    tls_expected(t, ++*counter <= most, E_TlsFlood);
+}
+
+/* ---- vectors of the presentation language: RFC 8446 section 3.4 ---- */
+
+/* A vector of at least `least` bytes behind a length of `width`. What fails, fails in r. */
+static reader tls_vector(reader *r, iz width, iz least)
+{
+    str body = read_bytes(r, (iz)read_be(r, width));
+    if (body.len < least)
+        reader_fail(r, E_Truncated);
+    return reader_of(body);
+}
+
+/* The same as a slice. */
+static str tls_bytes(reader *r, iz width, iz least)
+{
+    reader body = tls_vector(r, width, least);
+    return read_bytes(&body, reader_left(&body));
+}
+
+/* Whether all was read and nothing is left over; else the connection fails. */
+static b32 tls_whole(tls *t, const reader *r)
+{
+    return tls_require(t, !r->error && !reader_left(r), E_TlsMessageForm, ALERT_DECODE_ERROR);
+}
+
+/* A list of 2-byte items, not empty; what they are is of no interest. */
+static void tls_check_list(tls *t, reader *r)
+{
+    reader list = tls_vector(r, 2, 2);
+    if (reader_left(&list) % 2)
+        reader_fail(r, E_Truncated);
+    tls_whole(t, r);
+}
+
+/* Opens a vector to be written; the place that it returns is for tls_vector_end. */
+static iz tls_vector_start(writer *w, iz width)
+{
+    put_be(w, 0, width);
+    return w->len;
+}
+
+static void tls_vector_end(writer *w, iz width, iz start)
+{
+    iz n = w->len - start;
+    for (iz i = 1; i <= width && !w->error; i++, n >>= 8)
+        w->buf[start - i] = (u8)n;
+}
+
+/* ---- records out: RFC 8446 section 5 ---- */
+
+/* The nonce of the next record: section 5.3. */
+static void tls_nonce(const tls_keys *k, u8 nonce[AEAD_NONCE])
+{
+    copy(nonce, k->iv, AEAD_NONCE);
+    for (iz i = 0; i < 8; i++)
+        nonce[AEAD_NONCE - 1 - i] ^= (u8)(k->sequence >> (8 * i));
+}
+
+/* For middleboxes: appendix D.4. Once, before the second ClientHello or the first sealed record. */
+static void tls_send_ccs(tls *t)
+{
+    writer w = writer_of(t->out + t->out_len, TLS_OUT_MAX - t->out_len);
+    if (!t->ccs_sent)
+        put(&w, S("\x14\x03\x03\x00\x01\x01"));
+    t->ccs_sent = 1;
+    t->out_len += w.len;
+}
+
+/* A writer for the content of the next record; tls_send puts that on its way. There is always room
+ * for an alert, the last flight or a KeyUpdate: all else leaves TLS_OUT_RESERVE free. */
+static writer tls_content(tls *t)
+{
+    if (t->send.on)
+        tls_send_ccs(t);
+    iz room = TLS_OUT_MAX - t->out_len - (5 + 1 + AEAD_TAG);
+    invariant(room > 0);
+    return writer_of(t->out + t->out_len + 5, room);
+}
+
+static void tls_send(tls *t, u8 type, writer *w)
+{
+    u8 *header = w->buf - 5, *tag = w->buf + w->len + 1, nonce[AEAD_NONCE];
+    if (w->error) {
+        tls_fail(t, w->error, ALERT_INTERNAL_ERROR);
+        return;
+    }
+    iz n = t->send.on ? w->len + 1 + AEAD_TAG : w->len;
+    copy(header, (u8[5]){t->send.on ? TLS_APPLICATION_DATA : type, 3, 3, (u8)(n >> 8), (u8)n}, 5);
+    if (t->send.on) {
+        w->buf[w->len] = type;
+        tls_nonce(&t->send, nonce);
+        aead_seal(&t->send.key, nonce, (str){header, 5}, w->buf, w->len + 1, tag);
+        if (++t->send.sequence == TLS_RECORDS)
+            t->update_owed = 1;
+    }
+    t->out_len += 5 + n;
+}
+
+static void tls_send_alert(tls *t, u8 alert)
+{
+    writer w = tls_content(t);
+    put_byte(&w, alert == ALERT_CLOSE_NOTIFY ? 1 : 2);
+    put_byte(&w, alert);
+    tls_send(t, TLS_ALERT, &w);
+}
+
+/* ---- transcript and key schedule: RFC 8446 sections 4.4.1 and 7.1 ---- */
+
+static str tls_secret(const tls *t, const u8 *secret)
+{
+    return (str){secret, hash_size(t->hash)};
+}
+
+/* The transcript is a running hash over all handshake messages. */
+static void tls_transcribe(tls *t, str message)
+{
+    hash_add(&t->transcript[t->hash], message);
+}
+
+/* The hash of all so far; the transcript goes on. */
+static void tls_digest(const tls *t, u8 out[HASH_MAX])
+{
+    hash fork = t->transcript[t->hash];
+    hash_end(&fork, out);
+}
+
+static void tls_expand(const tls *t, const u8 *secret, str label, u8 *out, iz n)
+{
+    hkdf_expand_label(t->hash, tls_secret(t, secret), label, S(""), out, n);
+}
+
+/* Derive-Secret of the current secret and the transcript so far. */
+static void tls_derive(const tls *t, str label, u8 out[HASH_MAX])
+{
+    u8 digest[HASH_MAX];
+    tls_digest(t, digest);
+    hkdf_expand_label(t->hash, tls_secret(t, t->secret), label, tls_secret(t, digest), out,
+                      hash_size(t->hash));
+}
+
+/* The early secret: of a PSK, or of zeros as long as a hash where there is none. */
+static void tls_schedule_start(tls *t, const u8 psk[HASH_MAX])
+{
+    hkdf_extract(t->hash, S(""), tls_secret(t, psk), t->secret);
+}
+
+/* From early to handshake secret, with the shared secret; from there to the master secret, with
+ * zeros. */
+static void tls_schedule_next(tls *t, str input)
+{
+    u8 digest[HASH_MAX], salt[HASH_MAX];
+    hash_of(t->hash, S(""), digest);
+    hkdf_expand_label(t->hash, tls_secret(t, t->secret), S("derived"), tls_secret(t, digest), salt,
+                      hash_size(t->hash));
+    hkdf_extract(t->hash, tls_secret(t, salt), input, t->secret);
+    wipe(salt, HASH_MAX);
+}
+
+/* Traffic keys of a new secret: section 7.3. The secret is wiped where it came from. */
+static void tls_set_keys(const tls *t, tls_keys *k, u8 secret[HASH_MAX])
+{
+    u8 key[32];
+    copy(k->secret, secret, hash_size(t->hash));
+    wipe(secret, HASH_MAX);
+    tls_expand(t, k->secret, S("key"), key, aead_key_size(t->cipher));
+    tls_expand(t, k->secret, S("iv"), k->iv, AEAD_NONCE);
+    aead_init(&k->key, t->cipher, key);
+    wipe(key, 32);
+    k->sequence = 0;
+    k->on = 1;
+}
+
+/* The next generation of a direction's keys: section 7.2. */
+static void tls_next_keys(const tls *t, tls_keys *k)
+{
+    u8 secret[HASH_MAX];
+    tls_expand(t, k->secret, S("traffic upd"), secret, hash_size(t->hash));
+    tls_set_keys(t, k, secret);
+}
+
+/* verify_data of the side whose keys these are, over a transcript hash: section 4.4.4. */
+static void tls_verify_data(const tls *t, const tls_keys *k, const u8 *digest, u8 out[HASH_MAX])
+{
+    u8 key[HASH_MAX];
+    tls_expand(t, k->secret, S("finished"), key, hash_size(t->hash));
+    hmac(t->hash, tls_secret(t, key), tls_secret(t, digest), out);
+    wipe(key, HASH_MAX);
+}
+
+/* ---- ClientHello: RFC 8446 section 4.1.2 ---- */
+
+/* The extensions that are the same in each ClientHello. The rsa_pkcs1 schemes stand in the one list
+ * of signature schemes, as section 4.2.3 has it: in TLS 1.3 they are for certificates only, and in
+ * CertificateVerify they are refused. */
+static const char tls_fixed_extensions[] =
+    "\0\x0a\0\x06\0\x04\0\x1d\0\x17" /* supported_groups: x25519, secp256r1 */
+    "\0\x0d\0\x12\0\x10"             /* signature_algorithms: */
+    "\x04\x03\x05\x03"               /* ecdsa_secp256r1_sha256, ecdsa_secp384r1_sha384, */
+    "\x08\x04\x08\x05\x08\x06"       /* rsa_pss_rsae_sha256, sha384, sha512, */
+    "\x04\x01\x05\x01\x06\x01"       /* rsa_pkcs1_sha256, sha384, sha512 */
+    "\0\x10\0\x0b\0\x09\x08http/1.1" /* application_layer_protocol_negotiation */
+    "\0\x2b\0\x03\x02\x03\x04"       /* supported_versions: TLS 1.3 */
+    "\0\x2d\0\x02\x01\x01";          /* psk_key_exchange_modes: psk_dhe_ke, for tickets */
+
+static void tls_put_server_name(tls *t, writer *w)
+{
+    put_be(w, EXT_SERVER_NAME, 2);
+    put_be(w, (u64)t->host.len + 5, 2);
+    put_be(w, (u64)t->host.len + 3, 2);
+    put_byte(w, 0); /* host_name */
+    put_be(w, (u64)t->host.len, 2);
+    put(w, t->host);
+}
+
+static void tls_put_key_share(tls *t, writer *w)
+{
+    u8 share[65];
+    iz n = t->group == TLS_X25519 ? 32 : 65;
+    if (t->group == TLS_X25519)
+        x25519_public(share, t->entropy.x25519_secret);
+    else if (!w->error)
+        w->error = p256_public(share, t->entropy.p256_secret);
+    put_be(w, EXT_KEY_SHARE, 2);
+    put_be(w, (u64)n + 6, 2);
+    put_be(w, (u64)n + 4, 2);
+    put_be(w, t->group, 2);
+    put_be(w, (u64)n, 2);
+    put(w, (str){share, n});
+}
+
+/* The first ClientHello, or the second with the cookie that was asked for, if any. */
+static void tls_client_hello(tls *t, str cookie)
+{
+    writer w = tls_content(t);
+    w.cap -= w.cap < TLS_OUT_RESERVE ? w.cap : TLS_OUT_RESERVE;
+    put_byte(&w, TLS_CLIENT_HELLO);
+    iz body = tls_vector_start(&w, 3);
+    put_be(&w, TLS_LEGACY_VERSION, 2);
+    put(&w, (str){t->entropy.random, 32});
+    put_byte(&w, 32);
+    put(&w, (str){t->entropy.session_id, 32});
+    put(&w, t->aes ? S("\0\6\x13\x01\x13\x03\x13\x02") : S("\0\2\x13\x03"));
+    put(&w, S("\1\0")); /* null compression */
+    iz extensions = tls_vector_start(&w, 2);
+    if (t->named)
+        tls_put_server_name(t, &w);
+    put(&w, (str){(const u8 *)tls_fixed_extensions, (iz)sizeof tls_fixed_extensions - 1});
+    if (cookie.len) {
+        put_be(&w, EXT_COOKIE, 2);
+        put_be(&w, (u64)cookie.len + 2, 2);
+        put_be(&w, (u64)cookie.len, 2);
+        put(&w, cookie);
+    }
+    tls_put_key_share(t, &w);
+    tls_vector_end(&w, 2, extensions);
+    tls_vector_end(&w, 3, body);
+    if (!w.error) {
+        hash_add(&t->transcript[SHA256], written(&w));
+        hash_add(&t->transcript[SHA384], written(&w));
+    }
+    tls_send(t, TLS_HANDSHAKE, &w);
+}
+
+/* ---- extensions of the server: RFC 8446 section 4.2 ---- */
+
+enum { IN_HELLO = 1, IN_RETRY = 2, IN_ENCRYPTED = 4, IN_CERTIFICATE = 8 };
+enum { IN_REQUEST = 16, IN_TICKET = 32 }; /* these ask or offer; the others answer the client */
+
+/* The extensions that this client knows: whether it sends them, and in which of the server's
+ * messages they may come in consequence. */
+static const struct {
+    u8 type, sent, places;
+} tls_known[] = {
+    {EXT_SERVER_NAME, 1, IN_ENCRYPTED},
+    {EXT_SUPPORTED_GROUPS, 1, IN_ENCRYPTED},
+    {EXT_SIGNATURE_ALGORITHMS, 1, IN_REQUEST},
+    {EXT_ALPN, 1, IN_ENCRYPTED},
+    {EXT_EARLY_DATA, 0, IN_TICKET},
+    {EXT_SUPPORTED_VERSIONS, 1, IN_HELLO | IN_RETRY},
+    {EXT_COOKIE, 1, IN_RETRY},
+    {EXT_PSK_KEY_EXCHANGE_MODES, 1, 0},
+    {EXT_SIGNATURE_ALGORITHMS_CERT, 0, IN_REQUEST},
+    {EXT_KEY_SHARE, 1, IN_HELLO | IN_RETRY},
+};
+
+/* Known but misplaced: illegal_parameter. Not asked for: unsupported_extension. What is not known
+ * is passed over in the messages that ask (sections 4.3.2 and 4.6.1). */
+static void tls_check_extension(tls *t, u16 type, u8 place)
+{
+    b32 asks = place == IN_REQUEST || place == IN_TICKET, good = asks;
+    for (iz i = 0; i < countof(tls_known); i++)
+        if (tls_known[i].type == type) {
+            b32 sent = tls_known[i].sent && (type != EXT_SERVER_NAME || t->named);
+            good = (tls_known[i].places & place) && (sent || asks);
+            tls_legal(t, good || !(sent || asks), E_TlsExtensionPlace);
+        }
+    tls_require(t, good, E_TlsExtensionUnasked, ALERT_UNSUPPORTED_EXTENSION);
+}
+
+typedef struct {
+    reader block, body; /* body: of the current extension */
+    u8 place;
+    u16 type, seen[TLS_EXTENSIONS_MAX];
+    iz count;
+} tls_extensions;
+
+/* The next extension of a block, checked for its place and for being the only one; or false. */
+static b32 tls_next_extension(tls *t, tls_extensions *x)
+{
+    if (t->error || !reader_left(&x->block))
+        return 0;
+    x->type = (u16)read_be(&x->block, 2);
+    x->body = tls_vector(&x->block, 2, 0);
+    if (!tls_require(t, !x->block.error, E_TlsMessageForm, ALERT_DECODE_ERROR))
+        return 0;
+    b32 first = x->count < TLS_EXTENSIONS_MAX;
+    for (iz i = 0; i < x->count; i++)
+        first = first && x->seen[i] != x->type;
+    if (tls_legal(t, first, E_TlsExtensionTwice))
+        x->seen[x->count++] = x->type;
+    tls_check_extension(t, x->type, x->place);
+    return !t->error;
+}
+
+/* ---- ServerHello and HelloRetryRequest: RFC 8446 sections 4.1.3, 4.1.4 ---- */
+
+/* ServerHello.random of a HelloRetryRequest: SHA-256 of "HelloRetryRequest". */
+static const char tls_retry_random[] =
+    "\xcf\x21\xad\x74\xe5\x9a\x61\x11\xbe\x1d\x8c\x02\x1e\x65\xb8\x91"
+    "\xc2\xa2\x11\x16\x7a\xbb\x8c\x5e\x07\x9e\x09\xe2\xc8\xa8\x33\x9c";
+
+/* Whether a ServerHello is one of TLS 1.3: looked at before all else, as an older one may differ in
+ * anything. A server that could have spoken TLS 1.3 marks the random of an older hello. */
+static b32 tls_is_current(tls *t, reader block, str random)
+{
+    while (reader_left(&block)) {
+        u64 type = read_be(&block, 2);
+        tls_vector(&block, 2, 0);
+        if (type == EXT_SUPPORTED_VERSIONS && !block.error)
+            return 1;
+    }
+    if (!tls_whole(t, &block))
+        return 0;
+    b32 marked = str_eq(str_span(random, 24, 31), S("DOWNGRD")) && random.ptr[31] <= 1;
+    tls_legal(t, !marked, E_TlsDowngrade);
+    tls_fail(t, E_TlsVersion, ALERT_PROTOCOL_VERSION);
+    return 0;
+}
+
+static void tls_choose_suite(tls *t, u16 suite)
+{
+    static const struct {
+        u16 suite;
+        u8 hash, cipher;
+    } suites[] = {
+        {0x1301, SHA256, AES_128_GCM},
+        {0x1302, SHA384, AES_256_GCM},
+        {0x1303, SHA256, CHACHA20_POLY1305},
+    };
+    for (iz i = 0; i < countof(suites); i++)
+        if (suites[i].suite == suite && (t->aes || suites[i].cipher == CHACHA20_POLY1305) &&
+            (!t->retried || t->suite == suite)) {
+            t->suite = suite;
+            t->hash = (hash_id)suites[i].hash;
+            t->cipher = (aead_id)suites[i].cipher;
+            return;
+        }
+    tls_legal(t, 0, E_TlsSuite);
+}
+
+/* What the extensions of a ServerHello or HelloRetryRequest say. */
+typedef struct {
+    b32 key_share;
+    u16 group;
+    str share, cookie;
+} tls_hello;
+
+static void tls_hello_extensions(tls *t, reader block, b32 retry, tls_hello *h)
+{
+    tls_extensions x = {.block = block, .place = retry ? IN_RETRY : IN_HELLO};
+    while (tls_next_extension(t, &x)) {
+        if (x.type == EXT_SUPPORTED_VERSIONS) {
+            b32 same = read_be(&x.body, 2) == TLS_VERSION || x.body.error;
+            tls_legal(t, same, E_TlsHelloVersion);
+        } else if (x.type == EXT_COOKIE)
+            h->cookie = tls_bytes(&x.body, 2, 1);
+        else {
+            h->key_share = 1;
+            h->group = (u16)read_be(&x.body, 2);
+            if (!retry)
+                h->share = tls_bytes(&x.body, 2, 1);
+        }
+        tls_whole(t, &x.body);
+    }
+}
+
+/* In the transcript the first ClientHello is replaced by its hash: section 4.4.1. */
+static void tls_restart_transcript(tls *t, str retry_request)
+{
+    u8 digest[HASH_MAX], n = (u8)hash_size(t->hash);
+    hash *transcript = &t->transcript[t->hash];
+    hash_end(transcript, digest);
+    hash_init(transcript, t->hash);
+    hash_add(transcript, (str){(u8[4]){TLS_MESSAGE_HASH, 0, 0, n}, 4});
+    hash_add(transcript, (str){digest, n});
+    hash_add(transcript, retry_request);
+}
+
+/* A HelloRetryRequest must ask for something new: the other group, a cookie to be returned. */
+static void tls_retry(tls *t, str message, const tls_hello *h)
+{
+    b32 other = !h->key_share || h->group == TLS_SECP256R1;
+    tls_legal(t, other, E_TlsGroup);
+    tls_legal(t, h->key_share || h->cookie.len, E_TlsRetry);
+    if (t->error)
+        return;
+    tls_restart_transcript(t, message);
+    t->retried = 1;
+    if (h->key_share)
+        t->group = h->group;
+    tls_send_ccs(t);
+    tls_client_hello(t, h->cookie);
+}
+
+/* A ServerHello: the shared secret, and from it the handshake keys of both sides. */
+static void tls_agree(tls *t, str message, const tls_hello *h)
+{
+    b32 fits = h->group == t->group && h->share.len == (t->group == TLS_X25519 ? 32 : 65);
+    tls_require(t, h->key_share, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION);
+    if (!tls_legal(t, fits, E_TlsGroup))
+        return;
+    u8 shared[32], client[HASH_MAX], server[HASH_MAX];
+    err error = t->group == TLS_X25519 ? x25519(shared, t->entropy.x25519_secret, h->share.ptr)
+                                       : p256_ecdh(shared, t->entropy.p256_secret, h->share);
+    if (tls_legal(t, !error, error)) {
+        tls_transcribe(t, message);
+        tls_schedule_start(t, (u8[HASH_MAX]){0});
+        tls_schedule_next(t, (str){shared, 32});
+        tls_derive(t, S("c hs traffic"), client);
+        tls_derive(t, S("s hs traffic"), server);
+        tls_set_keys(t, &t->send, client);
+        tls_set_keys(t, &t->receive, server);
+        wipe(&t->entropy, (iz)sizeof t->entropy);
+        t->state = TLS_WAIT_ENCRYPTED_EXTENSIONS;
+    }
+    wipe(shared, 32);
+}
+
+static void tls_server_hello(tls *t, str message, reader r)
+{
+    u64 version = read_be(&r, 2);
+    str random = read_bytes(&r, 32);
+    str echo = tls_bytes(&r, 1, 0);
+    u16 suite = (u16)read_be(&r, 2);
+    u64 compression = read_be(&r, 1);
+    reader block = reader_left(&r) ? tls_vector(&r, 2, 0) : r; /* before 1.3 there may be none */
+    if (!tls_whole(t, &r) || !tls_is_current(t, block, random))
+        return;
+    b32 retry = str_eq(random, (str){(const u8 *)tls_retry_random, 32});
+    b32 echoed = str_eq(echo, (str){t->entropy.session_id, 32}) && !compression;
+    tls_expected(t, !retry || !t->retried, E_TlsRetry);
+    tls_legal(t, version == TLS_LEGACY_VERSION, E_TlsHelloVersion);
+    tls_legal(t, echoed, E_TlsHelloEcho);
+    tls_choose_suite(t, suite);
+    tls_hello h = {0};
+    tls_hello_extensions(t, block, retry, &h);
+    if (t->error)
+        return;
+    if (retry)
+        tls_retry(t, message, &h);
+    else
+        tls_agree(t, message, &h);
+}
+
+/* ---- the server's flight: RFC 8446 sections 4.3, 4.4 ---- */
+
+static void tls_encrypted_extensions(tls *t, reader r)
+{
+    tls_extensions x = {.block = tls_vector(&r, 2, 0), .place = IN_ENCRYPTED};
+    if (!tls_whole(t, &r))
+        return;
+    while (tls_next_extension(t, &x)) {
+        if (x.type == EXT_SUPPORTED_GROUPS)
+            tls_check_list(t, &x.body);
+        else if (x.type == EXT_ALPN) {
+            reader list = tls_vector(&x.body, 2, 2);
+            str chosen = tls_bytes(&list, 1, 1);
+            if (tls_whole(t, &list) && tls_whole(t, &x.body))
+                tls_legal(t, str_eq(chosen, S("http/1.1")), E_TlsAlpn);
+        } else
+            tls_whole(t, &x.body); /* server_name: empty */
+    }
+    if (!t->error)
+        t->state = TLS_WAIT_CERTIFICATE_OR_REQUEST;
+}
+
+/* certificate_request_context: empty in every handshake (sections 4.3.2, 4.4.2), hence also in the
+ * answer to the request. */
+static void tls_check_context(tls *t, reader *r)
+{
+    str context = tls_bytes(r, 1, 0);
+    tls_legal(t, !context.len, E_TlsRequestContext);
+}
+
+/* Who may sign and how is for clients that have a certificate; only the form is checked. */
+static void tls_certificate_request(tls *t, reader r)
+{
+    tls_check_context(t, &r);
+    tls_extensions x = {.block = tls_vector(&r, 2, 2), .place = IN_REQUEST};
+    if (!tls_whole(t, &r))
+        return;
+    b32 schemes = 0;
+    while (tls_next_extension(t, &x)) {
+        schemes = schemes || x.type == EXT_SIGNATURE_ALGORITHMS;
+        if (x.type == EXT_SIGNATURE_ALGORITHMS || x.type == EXT_SIGNATURE_ALGORITHMS_CERT)
+            tls_check_list(t, &x.body);
+    }
+    if (!tls_require(t, schemes, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION))
+        return;
+    t->certificate_requested = 1;
+    t->state = TLS_WAIT_CERTIFICATE;
+}
+
+/* The alert that tells the server what is wrong with its chain: section 6.2. */
+static u8 tls_certificate_alert(err error)
+{
+    if (error == E_CertExpired || error == E_CertNotYetValid)
+        return ALERT_CERTIFICATE_EXPIRED;
+    if (error == E_CertKeyUnsupported || error == E_CertSignatureUnsupported)
+        return ALERT_UNSUPPORTED_CERTIFICATE;
+    return error == E_CertIssuerUnknown ? ALERT_UNKNOWN_CA : ALERT_BAD_CERTIFICATE;
+}
+
+static void tls_certificate(tls *t, reader r)
+{
+    str certs[TLS_CERTIFICATES_MAX];
+    iz count = 0;
+    tls_check_context(t, &r);
+    reader list = tls_vector(&r, 3, 0);
+    if (!tls_whole(t, &r))
+        return;
+    while (reader_left(&list) && count < TLS_CERTIFICATES_MAX) {
+        certs[count++] = tls_bytes(&list, 3, 1);
+        tls_extensions x = {.block = tls_vector(&list, 2, 0), .place = IN_CERTIFICATE};
+        tls_next_extension(t, &x); /* there are none that would be in place */
+    }
+    tls_require(t, count, E_TlsCertificateCount, ALERT_DECODE_ERROR);
+    tls_require(t, !reader_left(&list), E_TlsCertificateCount, ALERT_BAD_CERTIFICATE);
+    if (!tls_whole(t, &list))
+        return;
+    err error = x509_verify(certs, count, t->host, t->now, t->bundle, &t->leaf, &t->report);
+    if (!tls_require(t, !error, error, tls_certificate_alert(error)))
+        return;
+    t->kept = t->message_len;
+    t->state = TLS_WAIT_CERTIFICATE_VERIFY;
+}
+
+enum { TLS_SIGNED_MAX = 64 + 34 + HASH_MAX };
+
+/* What the server signs: a transcript hash, told apart from all else that its key may sign. */
+static str tls_signed_content(const tls *t, const u8 *digest, u8 buffer[TLS_SIGNED_MAX])
+{
+    writer w = writer_of(buffer, TLS_SIGNED_MAX);
+    for (iz i = 0; i < 64; i++)
+        put_byte(&w, ' ');
+    put(&w, S("TLS 1.3, server CertificateVerify\0"));
+    put(&w, tls_secret(t, digest));
+    return written(&w);
+}
+
+/* `digest`: of the transcript before this message (section 4.4.3). */
+static void tls_certificate_verify(tls *t, reader r, const u8 *digest)
+{
+    u8 buffer[TLS_SIGNED_MAX];
+    sig_id id = SIG_WEAK;
+    u16 scheme = (u16)read_be(&r, 2);
+    str signature = tls_bytes(&r, 2, 0);
+    if (!tls_whole(t, &r))
+        return;
+    err error = sig_of_scheme(scheme, &t->leaf, &id);
+    tls_require(t, error != E_CertKeyUsage, error, ALERT_BAD_CERTIFICATE);
+    if (!tls_legal(t, !error, E_TlsScheme))
+        return;
+    error = key_verify(&t->leaf, id, tls_signed_content(t, digest, buffer), signature);
+    if (!tls_require(t, !error, E_TlsCertificateVerify, ALERT_DECRYPT_ERROR))
+        return;
+    t->kept = 0;
+    t->state = TLS_WAIT_FINISHED;
+}
+
+/* The client's second flight, in one record, under the handshake keys. */
+static void tls_send_flight(tls *t)
+{
+    u8 digest[HASH_MAX], mine[HASH_MAX];
+    writer w = tls_content(t);
+    if (t->certificate_requested)
+        put(&w, S("\x0b\0\0\4\0\0\0\0")); /* Certificate: no context, no certificate */
+    tls_transcribe(t, written(&w));
+    tls_digest(t, digest);
+    tls_verify_data(t, &t->send, digest, mine);
+    iz start = w.len;
+    put_byte(&w, TLS_FINISHED);
+    put_be(&w, (u64)hash_size(t->hash), 3);
+    put(&w, tls_secret(t, mine));
+    tls_transcribe(t, str_span(written(&w), start, w.len));
+    tls_send(t, TLS_HANDSHAKE, &w);
+}
+
+/* `digest`: of the transcript before this message, which by now holds it. */
+static void tls_finished(tls *t, reader r, const u8 *digest)
+{
+    u8 theirs[HASH_MAX], client[HASH_MAX], server[HASH_MAX];
+    str data = read_bytes(&r, hash_size(t->hash));
+    if (!tls_whole(t, &r))
+        return;
+    tls_verify_data(t, &t->receive, digest, theirs);
+    b32 same = ct_equal(data.ptr, theirs, data.len) != 0;
+    if (!tls_require(t, same, E_TlsFinished, ALERT_DECRYPT_ERROR))
+        return;
+    tls_schedule_next(t, tls_secret(t, (u8[HASH_MAX]){0}));
+    tls_derive(t, S("c ap traffic"), client);
+    tls_derive(t, S("s ap traffic"), server);
+    tls_set_keys(t, &t->receive, server);
+    tls_send_flight(t);
+    tls_set_keys(t, &t->send, client);
+    wipe(t->secret, (iz)sizeof t->secret);
+    if (!t->error)
+        t->state = TLS_CONNECTED;
+}
+
+/* ---- after the handshake: RFC 8446 section 4.6 ---- */
+
+/* The form is checked and the ticket dropped: there is no resumption. A lifetime of over 7 days is
+ * the server's mistake, which the RFC has clients shorten rather than refuse. */
+static void tls_new_session_ticket(tls *t, reader r)
+{
+    read_be(&r, 4); /* ticket_lifetime */
+    read_be(&r, 4); /* ticket_age_add */
+    tls_vector(&r, 1, 0);
+    tls_vector(&r, 2, 1);
+    tls_extensions x = {.block = tls_vector(&r, 2, 0), .place = IN_TICKET};
+    if (!tls_whole(t, &r))
+        return;
+    while (tls_next_extension(t, &x))
+        if (x.type == EXT_EARLY_DATA) {
+            read_be(&x.body, 4);
+            tls_whole(t, &x.body);
+        }
+    tls_count(t, &t->tickets, TLS_TICKETS_MAX);
+}
+
+/* Our own KeyUpdate, when one is owed and there is room for it. */
+static void tls_send_update(tls *t)
+{
+    if (!t->update_owed || t->state < TLS_CONNECTED || t->state == TLS_ENDED ||
+        TLS_OUT_MAX - t->out_len < TLS_OUT_RESERVE)
+        return;
+    t->update_owed = 0;
+    writer w = tls_content(t);
+    put(&w, S("\x18\0\0\1\0")); /* update_not_requested */
+    tls_send(t, TLS_HANDSHAKE, &w);
+    tls_next_keys(t, &t->send);
+}
+
+static void tls_key_update(tls *t, reader r)
+{
+    u64 request = read_be(&r, 1);
+    if (!tls_whole(t, &r) || !tls_legal(t, request <= 1, E_TlsKeyUpdate))
+        return;
+    tls_next_keys(t, &t->receive);
+    t->update_owed = t->update_owed || request;
+    tls_count(t, &t->updates, TLS_UPDATES_MAX);
+}
+
+/* ---- handshake messages: RFC 8446 section 4 ---- */
+
+/* The edges of the state machine: which messages each state takes, one or either of two. */
+static const u8 tls_awaited[][2] = {
+    [TLS_WAIT_SERVER_HELLO] = {TLS_SERVER_HELLO, TLS_SERVER_HELLO},
+    [TLS_WAIT_ENCRYPTED_EXTENSIONS] = {TLS_ENCRYPTED_EXTENSIONS, TLS_ENCRYPTED_EXTENSIONS},
+    [TLS_WAIT_CERTIFICATE_OR_REQUEST] = {TLS_CERTIFICATE, TLS_CERTIFICATE_REQUEST},
+    [TLS_WAIT_CERTIFICATE] = {TLS_CERTIFICATE, TLS_CERTIFICATE},
+    [TLS_WAIT_CERTIFICATE_VERIFY] = {TLS_CERTIFICATE_VERIFY, TLS_CERTIFICATE_VERIFY},
+    [TLS_WAIT_FINISHED] = {TLS_FINISHED, TLS_FINISHED},
+    [TLS_CONNECTED] = {TLS_NEW_SESSION_TICKET, TLS_KEY_UPDATE},
+};
+
+/* One whole message. `last`: it ends with its record, as it must before a change of keys. */
+static void tls_message(tls *t, str message, b32 last)
+{
+    u8 type = message.ptr[0], digest[HASH_MAX];
+    reader r = reader_of(str_span(message, 4, message.len));
+    last = last || (type != TLS_SERVER_HELLO && type != TLS_FINISHED && type != TLS_KEY_UPDATE);
+    if (!tls_expected(t, last, E_TlsKeyChange))
+        return;
+    if (t->state != TLS_WAIT_SERVER_HELLO && t->state != TLS_CONNECTED) {
+        tls_digest(t, digest);
+        tls_transcribe(t, message);
+    }
+    switch (type) {
+    case TLS_SERVER_HELLO:
+        tls_server_hello(t, message, r);
+        break;
+    case TLS_ENCRYPTED_EXTENSIONS:
+        tls_encrypted_extensions(t, r);
+        break;
+    case TLS_CERTIFICATE_REQUEST:
+        tls_certificate_request(t, r);
+        break;
+    case TLS_CERTIFICATE:
+        tls_certificate(t, r);
+        break;
+    case TLS_CERTIFICATE_VERIFY:
+        tls_certificate_verify(t, r, digest);
+        break;
+    case TLS_FINISHED:
+        tls_finished(t, r, digest);
+        break;
+    case TLS_NEW_SESSION_TICKET:
+        tls_new_session_ticket(t, r);
+        break;
+    case TLS_KEY_UPDATE:
+        tls_key_update(t, r);
+        break;
+    default:
+        invariant(0);
+    }
+}
+
+/* The size of a message by its header, or of the header as long as that is not whole. */
+static iz tls_message_size(const u8 *m, iz there)
+{
+    return there < 4 ? 4 : 4 + ((iz)m[1] << 16 | (iz)m[2] << 8 | (iz)m[3]);
+}
+
+/* Handshake bytes of one record: parts of messages, or several. */
+static void tls_handshake(tls *t, str content)
+{
+    while (content.len && !t->error) {
+        u8 *m = t->message + t->kept;
+        iz n = tls_message_size(m, t->message_len) - t->message_len;
+        n = n < content.len ? n : content.len;
+        copy(m + t->message_len, content.ptr, n);
+        t->message_len += n;
+        content = str_span(content, n, content.len);
+        if (t->message_len < 4)
+            return;
+        iz size = tls_message_size(m, t->message_len);
+        b32 awaited = m[0] == tls_awaited[t->state][0] || m[0] == tls_awaited[t->state][1];
+        b32 fits = size <= TLS_MESSAGE_MAX - t->kept;
+        tls_expected(t, awaited, E_TlsMessageOrder);
+        tls_legal(t, fits, E_TlsMessageSize);
+        if (!t->error && t->message_len == size) {
+            tls_message(t, (str){m, size}, !content.len);
+            t->message_len = 0;
+        }
+    }
+}
+
+/* ---- records in: RFC 8446 section 5 ---- */
+
+/* Alerts have levels for history's sake; all but two kinds end the connection: section 6. */
+static void tls_alert(tls *t, str content)
+{
+    if (!tls_require(t, content.len == 2, E_TlsAlertForm, ALERT_DECODE_ERROR))
+        return;
+    u8 alert = content.ptr[1];
+    b32 closure = alert == ALERT_CLOSE_NOTIFY || alert == ALERT_USER_CANCELED;
+    if (closure && t->message_len)
+        tls_expected(t, 0, E_TlsInterleaved);
+    else if (alert == ALERT_USER_CANCELED)
+        tls_count(t, &t->warnings, TLS_WARNINGS_MAX);
+    else if (alert == ALERT_CLOSE_NOTIFY && t->state != TLS_CONNECTED)
+        tls_fail(t, E_TlsClosed, ALERT_CLOSE_NOTIFY);
+    else if (alert == ALERT_CLOSE_NOTIFY)
+        t->state = TLS_CLOSED;
+    else {
+        b32 refused = alert == ALERT_HANDSHAKE_FAILURE && t->state == TLS_WAIT_SERVER_HELLO;
+        t->peer_alert = alert;
+        tls_fail(t,
+                 alert == ALERT_PROTOCOL_VERSION ? E_TlsVersion
+                 : refused                       ? E_TlsNothingShared
+                                                 : E_TlsPeerAlert,
+                 ALERT_NONE);
+    }
+}
+
+static void tls_application_data(tls *t, str content)
+{
+    tls_expected(t, t->state == TLS_CONNECTED, E_TlsRecordType);
+    if (!tls_expected(t, !t->message_len, E_TlsInterleaved))
+        return;
+    if (!content.len) {
+        tls_count(t, &t->empty, TLS_EMPTY_MAX);
+        return;
+    }
+    t->plain = content;
+    t->empty = t->updates = t->tickets = 0;
+}
+
+/* change_cipher_spec, in the clear: dropped if it is the one of appendix D.4, between the first
+ * ClientHello and the server's Finished. */
+static void tls_ccs(tls *t, str content)
+{
+    b32 good = t->state != TLS_CONNECTED && str_eq(content, S("\1"));
+    tls_expected(t, good, E_TlsChangeCipherSpec);
+    tls_expected(t, !t->message_len, E_TlsInterleaved);
+    tls_count(t, &t->ccs, TLS_CCS_MAX);
+}
+
+/* Opens a protected record of n bytes behind its header; gives its content and type. */
+static str tls_open(tls *t, u8 *header, iz n, u8 *type)
+{
+    u8 nonce[AEAD_NONCE];
+    str content = {header + 5, n - AEAD_TAG};
+    tls_require(t, t->receive.sequence < TLS_RECORDS, E_TlsRecordCount, ALERT_INTERNAL_ERROR);
+    if (!tls_require(t, content.len >= 0, E_AeadTag, ALERT_BAD_RECORD_MAC))
+        return content;
+    tls_nonce(&t->receive, nonce);
+    err error = aead_open(&t->receive.key, nonce, (str){header, 5}, header + 5, content.len,
+                          header + 5 + content.len);
+    t->receive.sequence++;
+    tls_require(t, !error, error, ALERT_BAD_RECORD_MAC);
+    b32 fits = content.len <= TLS_PLAIN_MAX + 1;
+    tls_require(t, fits, E_TlsRecordLength, ALERT_RECORD_OVERFLOW);
+    while (content.len && !content.ptr[content.len - 1])
+        content.len--;
+    if (!tls_expected(t, content.len, E_TlsRecordEmpty))
+        return content;
+    *type = content.ptr[--content.len];
+    t->padding += t->state < TLS_CONNECTED ? (u32)(n - AEAD_TAG - 1 - content.len) : 0;
+    tls_expected(t, t->padding <= TLS_PADDING_MAX, E_TlsFlood);
+    return content;
+}
+
+/* The next record, if all of it is there. Its header is judged as soon as it is.
+ * legacy_record_version is for nobody's use: section 5.1. */
+static b32 tls_record(tls *t)
+{
+    u8 *header = t->in + t->in_at, type = header[0];
+    iz there = t->in_len - t->in_at, n;
+    if (there < 5)
+        return 0;
+    n = (iz)header[3] << 8 | (iz)header[4];
+    b32 sealed = t->receive.on && type != TLS_CCS;
+    b32 known = sealed ? type == TLS_APPLICATION_DATA : type >= TLS_CCS && type <= TLS_HANDSHAKE;
+    b32 fits = n <= (sealed ? TLS_SEALED_MAX : TLS_PLAIN_MAX);
+    tls_expected(t, known, E_TlsRecordType);
+    if (!tls_require(t, fits, E_TlsRecordLength, ALERT_RECORD_OVERFLOW) || there < 5 + n)
+        return 0;
+    t->in_at += 5 + n;
+    str content = sealed ? tls_open(t, header, n, &type) : (str){header + 5, n};
+    if (t->error)
+        return 0;
+    if (type == TLS_CCS && !sealed)
+        tls_ccs(t, content);
+    else if (type == TLS_APPLICATION_DATA)
+        tls_application_data(t, content);
+    else if (type != TLS_ALERT && type != TLS_HANDSHAKE)
+        tls_expected(t, 0, E_TlsRecordType);
+    else if (!content.len)
+        tls_expected(t, 0, E_TlsRecordEmpty);
+    else if (type == TLS_ALERT)
+        tls_alert(t, content);
+    else
+        tls_handshake(t, content);
+    return 1;
+}
+
+/* Works off what is there, up to the next application data. */
+static void tls_work(tls *t)
+{
+    b32 more = 1;
+    while (more && !t->plain.len && t->state < TLS_CLOSED)
+        more = tls_record(t);
+    if (t->ended && !t->plain.len && t->state < TLS_CLOSED)
+        tls_fail(t, E_TlsTruncated, ALERT_NONE);
+    tls_send_update(t);
+}
+
+/* ---- for the caller ---- */
+
+/* Begins a handshake with the server `host`, a DNS name or IP address in text, and queues the
+ * ClientHello. The certificates are judged for the time `now`, in seconds since 1970, and against
+ * the roots in `bundle`, PEM text; host and bundle must last until tls_ready. `aes`: the processor
+ * has the instructions. The caller wipes its copy of the entropy. */
+static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, b32 aes, str bundle)
+{
+    wipe(t, (iz) __builtin_offsetof(tls, out));
+    t->host = host;
+    t->bundle = bundle;
+    t->now = now;
+    t->aes = aes;
+    t->named = address_of(host, &(address){0}) != E_None;
+    t->entropy = *entropy;
+    t->group = TLS_X25519;
+    hash_init(&t->transcript[SHA256], SHA256);
+    hash_init(&t->transcript[SHA384], SHA384);
+    tls_client_hello(t, S(""));
+    t->out[2] = 1; /* the first record's version is that of TLS 1.0: section 5.1 */
+}
+
+/* What is to go out on the wire; tls_sent takes off the first n bytes of it. There may be some
+ * after an error, too: the alert. */
+static str tls_output(const tls *t)
+{
+    return (str){t->out, t->out_len};
+}
+
+static void tls_sent(tls *t, iz n)
+{
+    invariant(0 <= n && n <= t->out_len);
+    memmove(t->out, t->out + n, (uz)(t->out_len - n));
+    t->out_len -= n;
+    tls_send_update(t);
+}
+
+/* Where the next bytes from the wire go, and how many may: none while there is data to consume,
+ * and none after the end. tls_input then says how many came. */
+static u8 *tls_input_room(tls *t, iz *room)
+{
+    b32 open = !t->plain.len && t->state < TLS_CLOSED;
+    if (open && t->in_at) {
+        memmove(t->in, t->in + t->in_at, (uz)(t->in_len - t->in_at));
+        t->in_len -= t->in_at;
+        t->in_at = 0;
+    }
+    *room = open ? (iz)sizeof t->in - t->in_len : 0;
+    return t->in + t->in_len;
+}
+
+static void tls_input(tls *t, iz n)
+{
+    invariant(0 <= n && n <= (iz)sizeof t->in - t->in_len);
+    t->in_len += n;
+    tls_work(t);
+}
+
+/* Application data, decrypted and authentic, from at most one record; tls_consume takes off the
+ * first n bytes of it and goes on to the next record. */
+static str tls_plain(const tls *t)
+{
+    return t->plain;
+}
+
+static void tls_consume(tls *t, iz n)
+{
+    t->plain = str_span(t->plain, n, t->plain.len);
+    tls_work(t);
+}
+
+/* Whether the handshake is done, without an error since. */
+static b32 tls_ready(const tls *t)
+{
+    return t->state == TLS_CONNECTED || t->state == TLS_CLOSED;
+}
+
+/* Whether the server has ended its data with close_notify, and all of that has been consumed. */
+static b32 tls_closed(const tls *t)
+{
+    return t->state == TLS_CLOSED;
+}
+
+/* Seals the first bytes of data, as many as fit one record and the buffer, and returns their
+ * number; zero if there is no room before tls_sent, or the handshake is not done. */
+static iz tls_write(tls *t, str data)
+{
+    tls_send_update(t);
+    if (!tls_ready(t) || t->update_owed)
+        return 0;
+    writer w = tls_content(t);
+    iz n = w.cap - TLS_OUT_RESERVE < data.len ? w.cap - TLS_OUT_RESERVE : data.len;
+    if (n <= 0)
+        return 0;
+    put(&w, str_span(data, 0, n));
+    tls_send(t, TLS_APPLICATION_DATA, &w);
+    return n;
+}
+
+/* The transport has ended. E_TlsTruncated unless a close_notify stands in what came before. */
+static void tls_end_of_input(tls *t)
+{
+    t->ended = 1;
+    tls_work(t);
+}
+
+/* Queues close_notify and wipes the keys: nothing can be read or written after it. */
+static void tls_close(tls *t)
+{
+    if (t->state == TLS_ENDED)
+        return;
+    tls_send_alert(t, ALERT_CLOSE_NOTIFY);
+    t->state = TLS_ENDED;
+    t->plain = (str){0};
+    tls_forget_keys(t);
+}
+
+/* ---------------------------------------------------------------------------------------------
+ * 9 DNS
+ *
+ * From a host name to addresses, by RFC 1035: an IP literal and `localhost` stand for themselves;
+ * then /etc/hosts; then the name servers of /etc/resolv.conf. A `name` is held in wire form, each
+ * label after its length and the empty root label last, and in lower case, so that names compare
+ * as bytes. A and AAAA are asked together: two queries with ids of their own on one socket. A
+ * query is `settled` when a server has told the addresses, or that there are none.
+ *
+ * An `attempt` is one server, a fresh socket (so a fresh port) and fresh random ids. The socket is
+ * connected: the kernel drops what does not come from the server's address and port, and reports
+ * a closed port as an error. A reply counts only if id, name, type and class are those asked for
+ * (RFC 5452 9.1). A truncated reply is asked for again over TCP. What is not settled is asked of
+ * the next server, DNS_ROUNDS times each, inside the caller's deadline.
+ *
+ * All records of a reply must fit and nothing may follow them. A compression pointer leads
+ * strictly backwards, so that no name can loop. Only the chain that begins at the name asked for
+ * is believed, in whatever order it stands; other records are read for their form alone.
+ *
+ * Left out: search domains (every name is complete), the options of resolv.conf (our own waits are
+ * named limits), zone indexes (%eth0), EDNS (TCP serves long answers), DNSSEC (TLS proves who
+ * answers), negative caching, internationalised names (give their ASCII form), and asking for the
+ * target of an alias in turn, which is the recursive server's work (RFC 1034 5.3.1).
+ * ------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    u8 bytes[DNS_NAME_MAX];
+    u8 len;
+} dns_name;
+
+static b32 dns_name_eq(const dns_name *a, const dns_name *b)
+{
+    return str_eq((str){a->bytes, a->len}, (str){b->bytes, b->len});
+}
+
+/* A host name as text to wire form: labels of 1 to 63 letters, digits, hyphens and underscores,
+ * 253 bytes in all, the last dot optional. A last label of digits alone is refused, so that what
+ * looks like an address is one or an error (RFC 1123 2.1). E_NameInvalid. */
+static err dns_name_of(str text, dns_name *out)
+{
+    writer w = writer_of(out->bytes, DNS_NAME_MAX);
+    b32 numeric = 1;
+    while (text.len) {
+        str label = str_cut(&text, '.');
+        if (!label.len || label.len > 63)
+            return E_NameInvalid;
+        put_byte(&w, (u8)label.len);
+        numeric = 1;
+        for (iz i = 0; i < label.len; i++) {
+            u8 c = label.ptr[i];
+            if (!is_alnum(c) && !is_one_of(c, "-_"))
+                return E_NameInvalid;
+            numeric = numeric && is_digit(c);
+            put_byte(&w, to_lower(c));
+        }
+    }
+    put_byte(&w, 0);
+    out->len = (u8)w.len;
+    return w.error || numeric ? E_NameInvalid : E_None;
+}
+
+/* Reads a name of a message, which r walks: expanded and in lower case (RFC 1035 3.1, 4.1.4). Each
+ * pointer leads to before the run of labels that it ends, never into the header. */
+static void dns_read_name(reader *r, str message, dns_name *out)
+{
+    writer w = writer_of(out->bytes, DNS_NAME_MAX);
+    reader run = *r;
+    iz limit = r->at - message.ptr, jumps = 0;
+    u64 n = 1;
+    while (n && !run.error && !w.error) {
+        n = read_be(&run, 1);
+        if (n < 64) {
+            put_byte(&w, (u8)n);
+            str label = read_bytes(&run, (iz)n);
+            for (iz i = 0; i < label.len; i++)
+                put_byte(&w, to_lower(label.ptr[i]));
+            continue;
+        }
+        iz to = (iz)((n & 63) << 8 | read_be(&run, 1));
+        if (!jumps++)
+            *r = run;
+        if (n < 192 || to < 12 || to >= limit || jumps > DNS_JUMPS_MAX)
+            break;
+        limit = to;
+        run = reader_of(str_span(message, to, message.len));
+    }
+    if (!jumps)
+        *r = run;
+    if (n || run.error || w.error)
+        reader_fail(r, E_DnsReplyInvalid);
+    out->len = (u8)w.len;
+}
+
+/* The addresses of a name: IPv4 before IPv6, otherwise in the order they came in. `ttl` is the
+ * least of the records that led to them, in seconds. */
+typedef struct {
+    address at[DNS_ADDRESSES_MAX];
+    iz count;
+    i64 ttl;
+} dns_answer;
+
+/* Adds an address; when all places are taken, IPv6 gives way to IPv4 and the rest is dropped. */
+static void dns_add(dns_answer *a, const address *one)
+{
+    iz i = a->count;
+    if (i < DNS_ADDRESSES_MAX)
+        a->count++;
+    else if (!one->v6 && a->at[i - 1].v6)
+        i--;
+    else
+        return;
+    for (; !one->v6 && i && a->at[i - 1].v6; i--)
+        a->at[i] = a->at[i - 1];
+    a->at[i] = *one;
+}
+
+enum { DNS_A = 1, DNS_CNAME = 5, DNS_AAAA = 28, DNS_IN = 1 }; /* RFC 1035 3.2, RFC 3596 2.1 */
+
+/* Writes a query for type A or AAAA, recursion desired. RFC 1035 4.1. */
+static void put_dns_query(writer *w, u16 id, const dns_name *name, u16 type)
+{
+    put_be(w, id, 2);
+    put(w, S("\1\0\0\1\0\0\0\0\0\0")); /* flags: RD; one question; no records */
+    put(w, (str){name->bytes, name->len});
+    put_be(w, (u64)type << 16 | DNS_IN, 4);
+}
+
+/* Follows a name through all the records of a reply, which r stands before; the first `answers` of
+ * them are believed. Aliases in an order other than the chain's take a further walk each. */
+static err dns_follow(str reply, reader r, iz answers, iz all, dns_name *name, u16 type,
+                      dns_answer *out)
+{
+    dns_name owner;
+    iz aliases = 0, before;
+    b32 found = 0;
+    do {
+        reader walk = r;
+        before = aliases;
+        for (iz i = 0; i < all && !walk.error; i++) {
+            dns_read_name(&walk, reply, &owner);
+            u64 kind = read_be(&walk, 4), ttl = read_be(&walk, 4);
+            reader data = reader_of(read_bytes(&walk, (iz)read_be(&walk, 2)));
+            if (i >= answers || walk.error || !dns_name_eq(&owner, name))
+                continue;
+            if (kind == ((u64)type << 16 | DNS_IN)) {
+                address a = {.v6 = type == DNS_AAAA};
+                str ip = read_bytes(&data, a.v6 ? 16 : 4);
+                copy(a.ip, ip.ptr, ip.len);
+                dns_add(out, &a);
+                found = 1;
+            } else if (kind == (DNS_CNAME << 16 | DNS_IN) && !found) {
+                dns_read_name(&data, reply, name);
+                if (++aliases > DNS_CHAIN_MAX)
+                    return E_DnsChain;
+            } else {
+                continue;
+            }
+            if (data.error || reader_left(&data))
+                return E_DnsReplyInvalid;
+            if (ttl >> 31)
+                ttl = 0; /* RFC 2181 8 */
+            if ((i64)ttl < out->ttl)
+                out->ttl = (i64)ttl;
+        }
+        if (walk.error || reader_left(&walk))
+            return E_DnsReplyInvalid;
+    } while (!found && aliases > before);
+    return found ? E_None : E_DnsNoAddress;
+}
+
+/* Reads a whole reply to the query of this id, name and type, and adds to `out` the addresses that
+ * it gives. A pure function. E_None: one at least; E_DnsStray: this answers something else;
+ * E_DnsTruncated: ask again over TCP; E_DnsNoSuchName: NXDOMAIN; E_DnsNoAddress; E_DnsRefused;
+ * E_DnsServerFailure: SERVFAIL and every other code; E_DnsChain; E_DnsReplyInvalid. `out` is
+ * changed only when there is no error. RFC 1035 4.1. */
+static err dns_parse(str reply, u16 id, dns_name name, u16 type, dns_answer *out)
+{
+    reader r = reader_of(reply);
+    dns_answer grown = *out;
+    dns_name asked;
+    b32 ours = read_be(&r, 2) == id;
+    u32 flags = (u32)read_be(&r, 2), code = flags & 15;
+    ours &= (flags & 0xf800) == 0x8000; /* QR is set, OPCODE is 0: a reply to a query */
+    ours &= read_be(&r, 2) == 1;
+    iz answers = (iz)read_be(&r, 2), all = answers + (iz)read_be(&r, 2);
+    all += (iz)read_be(&r, 2);
+    dns_read_name(&r, reply, &asked);
+    ours &= dns_name_eq(&asked, &name) && read_be(&r, 4) == ((u64)type << 16 | DNS_IN);
+    if (r.error || !ours)
+        return E_DnsStray;
+    if (flags & 0x0200)
+        return E_DnsTruncated;
+    if (code)
+        return code == 3 ? E_DnsNoSuchName : code == 5 ? E_DnsRefused : E_DnsServerFailure;
+    err error = dns_follow(reply, r, answers, all, &name, type, &grown);
+    if (!error)
+        *out = grown;
+    return error;
+}
+
+/* Takes the next run of bytes that are neither blank nor control characters off the front of a
+ * line; empty when none is left. */
+static str dns_word(str *line)
+{
+    iz n = 0;
+    while (line->len && line->ptr[0] <= ' ')
+        *line = str_from(*line, 1);
+    while (n < line->len && line->ptr[n] > ' ')
+        n++;
+    str word = str_span(*line, 0, n);
+    *line = str_from(*line, n);
+    return word;
+}
+
+/* Adds the addresses that hosts(5) text gives for a name. A line that is no such thing is passed
+ * over. */
+static void dns_hosts(str file, const dns_name *name, dns_answer *out)
+{
+    while (file.len) {
+        str line = str_cut(&file, '\n'), words = str_cut(&line, '#'), first = dns_word(&words);
+        address a;
+        dns_name alias;
+        for (str w = dns_word(&words); w.len; w = dns_word(&words))
+            if (!dns_name_of(w, &alias) && dns_name_eq(&alias, name) && !address_of(first, &a))
+                dns_add(out, &a);
+    }
+}
+
+/* The name servers of resolv.conf(5) text, port 53; 127.0.0.1 if there is none. Gives their
+ * count. */
+static iz dns_servers(str file, address out[DNS_SERVERS_MAX])
+{
+    iz n = 0;
+    while (file.len && n < DNS_SERVERS_MAX) {
+        str line = str_cut(&file, '\n');
+        if (str_is(dns_word(&line), "nameserver") && !address_of(dns_word(&line), &out[n]))
+            n++;
+    }
+    if (!n)
+        address_of(S("127.0.0.1"), &out[n++]);
+    for (iz i = 0; i < n; i++)
+        out[i].port = 53;
+    return n;
+}
+
+static b32 dns_settled(err result)
+{
+    return result == E_None || result == E_DnsNoSuchName || result == E_DnsNoAddress;
+}
+
+/* Is more asking useless, by the results for A and AAAA? An IPv4 address would be tried first, and
+ * a name that does not exist has no AAAA record (RFC 8020). NXDOMAIN for AAAA says nothing of A:
+ * some servers give it for names that have IPv4 addresses only (RFC 4074 4.2). */
+static b32 dns_enough(const err results[2])
+{
+    return dns_settled(results[0]) && (results[0] != E_DnsNoAddress || dns_settled(results[1]));
+}
+
+/* Sends a query, over TCP with its length before it in the same write (RFC 7766 8). */
+static err dns_send(i32 fd, b32 udp, u16 id, const dns_name *name, u16 type, i64 deadline)
+{
+    u8 room[2 + 12 + DNS_NAME_MAX + 4];
+    writer w = writer_of(room, countof(room));
+    put_be(&w, 12 + (u64)name->len + 4, 2);
+    put_dns_query(&w, id, name, type);
+    return os_send(fd, str_span(written(&w), udp ? 2 : 0, w.len), deadline);
+}
+
+/* Receives a message: a datagram, or from a stream what two bytes of length announce. */
+static str dns_receive(i32 fd, b32 udp, u8 buf[2 + DNS_REPLY_MAX], i64 deadline, err *error)
+{
+    iz had = 0, need = 2;
+    do {
+        iz n = os_recv(fd, buf + had, udp ? DNS_REPLY_MAX : need - had, deadline, error);
+        if (udp || n < 0)
+            return (str){buf, n < 0 ? 0 : n};
+        if (!n)
+            *error = E_Truncated;
+        had += n;
+        if (had == 2)
+            need += buf[0] << 8 | buf[1];
+    } while (!*error && had < need);
+    return (str){buf + 2, need - 2};
+}
+
+/* Asks on a socket what has no result yet, which E_TimedOut stands for, and hears the replies. */
+static err dns_exchange(i32 fd, b32 udp, const dns_name *name, i64 deadline, err results[2],
+                        dns_answer *out)
+{
+    static const u16 types[2] = {DNS_A, DNS_AAAA};
+    u8 buf[2 + DNS_REPLY_MAX];
+    u16 ids[2];
+    iz strays = 0;
+    err error = E_None;
+    os_random((u8 *)ids, sizeof ids);
+    for (iz i = 0; i < 2 && !error; i++)
+        if (results[i] == E_TimedOut)
+            error = dns_send(fd, udp, ids[i], name, types[i], deadline);
+    while (!error && (results[0] == E_TimedOut || results[1] == E_TimedOut)) {
+        str reply = dns_receive(fd, udp, buf, deadline, &error);
+        if (error)
+            return error;
+        err said = E_DnsStray;
+        for (iz i = 0; i < 2 && said == E_DnsStray; i++)
+            if (results[i] == E_TimedOut) {
+                said = dns_parse(reply, ids[i], *name, types[i], out);
+                if (said != E_DnsStray)
+                    results[i] = said;
+            }
+        if (said == E_DnsStray && ++strays > DNS_STRAYS_MAX)
+            return E_DnsStray;
+        i64 grace = os_monotonic() + DNS_GRACE_MS * MS;
+        if (dns_enough(results) && grace < deadline)
+            deadline = grace;
+    }
+    return error;
+}
+
+/* Asks one server once, over a socket of its own, for what is not settled yet. */
+static void dns_attempt(const address *server, b32 udp, const dns_name *name, i64 deadline,
+                        err results[2], dns_answer *out)
+{
+    i32 fd;
+    for (iz i = 0; i < 2; i++)
+        if (!dns_settled(results[i]))
+            results[i] = E_TimedOut;
+    err error = os_connect(&fd, server, udp, deadline);
+    if (!error) {
+        error = dns_exchange(fd, udp, name, deadline, results, out);
+        os_close(fd);
+    }
+    for (iz i = 0; i < 2; i++)
+        if (results[i] == E_TimedOut)
+            results[i] = error;
+}
+
+/* Asks the servers in turn for A and AAAA, and adds what they tell. The error is that of the last
+ * attempt. */
+static err dns_ask(const dns_name *name, i64 deadline, dns_answer *out)
+{
+    address servers[DNS_SERVERS_MAX];
+    err results[2] = {E_TimedOut, E_TimedOut};
+    str file = os_map("/etc/resolv.conf");
+    iz count = dns_servers(file, servers);
+    os_unmap(file);
+    for (iz turn = 0; turn < DNS_ROUNDS * count && !dns_enough(results); turn++) {
+        i64 now = os_monotonic(), until = now + (DNS_WAIT_MS * MS << turn / count);
+        if (deadline != FOREVER && now >= deadline)
+            break;
+        if (deadline != FOREVER && deadline < until)
+            until = deadline;
+        for (b32 udp = 1;; udp = 0) {
+            dns_attempt(&servers[turn % count], udp, name, until, results, out);
+            b32 cut = results[0] == E_DnsTruncated || results[1] == E_DnsTruncated;
+            if (!udp || !cut || dns_enough(results))
+                break;
+        }
+    }
+    if (out->count)
+        return E_None;
+    return results[0] == E_DnsNoAddress ? results[1] : results[0];
+}
+
+typedef struct {
+    dns_name name;
+    dns_answer answer;
+    i64 until; /* monotonic, ns; 0 if the entry is free */
+} dns_entry;
+
+/* What name servers told. All zeros is an empty cache. A sandbox may be frozen and its monotonic
+ * clock with it, so an entry can be older than it seems: dns_forget makes good for that. */
+typedef struct {
+    dns_entry entries[DNS_CACHE_MAX];
+} dns_cache;
+
+/* The entry of this name, or else the one that runs out first. */
+static dns_entry *dns_cache_entry(dns_cache *cache, const dns_name *name)
+{
+    dns_entry *best = cache->entries;
+    for (iz i = 0; i < DNS_CACHE_MAX; i++) {
+        dns_entry *e = &cache->entries[i];
+        if (dns_name_eq(&e->name, name))
+            return e;
+        if (e->until < best->until)
+            best = e;
+    }
+    return best;
+}
+
+/* Drops what is kept of a host: for after a connect to its addresses failed. */
+static void dns_forget(dns_cache *cache, str host)
+{
+    dns_name name;
+    if (dns_name_of(host, &name))
+        return;
+    dns_entry *kept = dns_cache_entry(cache, &name);
+    if (dns_name_eq(&kept->name, &name))
+        kept->until = 0;
+}
+
+/* From the cache, the hosts file or the name servers. Only what servers tell is kept. */
+static err dns_find(dns_cache *cache, const dns_name *name, i64 deadline, dns_answer *out)
+{
+    dns_entry *kept = dns_cache_entry(cache, name);
+    if (os_monotonic() < kept->until && dns_name_eq(&kept->name, name)) {
+        *out = kept->answer;
+        return E_None;
+    }
+    str file = os_map("/etc/hosts");
+    dns_hosts(file, name, out);
+    os_unmap(file);
+    if (out->count)
+        return E_None;
+    err error = dns_ask(name, deadline, out);
+    if (!error && out->ttl) {
+        kept->name = *name;
+        kept->answer = *out;
+        kept->until = os_monotonic() + out->ttl * SECOND;
+    }
+    return error;
+}
+
+/* Finds the addresses of a host, IPv4 before IPv6, each with port 0: an IP literal (IPv6 with or
+ * without brackets), `localhost`, or a host name that dns_name_of takes. `deadline` is in
+ * monotonic nanoseconds, or FOREVER, which the rounds bound too. E_NameInvalid, what dns_parse
+ * gives, or the platform's errors (E_TimedOut if no server said a word, E_ConnectRefused,
+ * E_Unreachable and the like). `out->count` is 0 exactly if there is an error. */
+static err dns_resolve(dns_cache *cache, str host, i64 deadline, dns_answer *out)
+{
+    dns_name name;
+    address literal;
+    out->count = 0;
+    out->ttl = DNS_TTL_MAX;
+    if (!address_of(host, &literal)) {
+        dns_add(out, &literal);
+        return E_None;
+    }
+    if (dns_name_of(host, &name))
+        return E_NameInvalid;
+    dns_hosts(S("127.0.0.1 localhost\n::1 localhost\n"), &name, out);
+    return out->count ? E_None : dns_find(cache, &name, deadline, out);
 }
 
 /* ---------------------------------------------------------------------------------------------
  * 10 connections
  *
- * A connection is a stream of bytes to one origin, kept open from one request to the next; only
- * here are sockets touched. While it is kept, the sandbox may be frozen for hours and the other
- * end gone without a notice: `kept` says that this is such a connection and `heard` that a byte
- * of the answer to the present request has come, which together decide whether a request may be
- * sent once more. The first error stays until the connection is opened for the next request.
+ * A connection is a stream of bytes to one origin, plain or through TLS, kept open from one
+ * request to the next; only here and in section 9 are sockets touched. While it is kept, the
+ * sandbox may be frozen for hours and the other end gone without a notice: `kept` says that this
+ * is such a connection and `heard` that a byte of the answer to the present request has come,
+ * which together decide whether a request may be sent once more. The first error stays until the
+ * connection is opened for the next request.
+ *
+ * What connections share is a `network`: the process's arena, where an engine of TLS is made when
+ * a connection first needs one, and the answers of DNS. The roots are mapped for the length of a
+ * handshake and not kept. Each origin has a connection of its own; there is no pool.
  * ------------------------------------------------------------------------------------------ */
 
 /* Where a URL leads: scheme, host (an IPv6 address in its brackets) and port. */
@@ -1319,36 +6215,171 @@ typedef struct {
     b32 https;
 } origin;
 
+static b32 origin_eq(const origin *a, const origin *b)
+{
+    return a->https == b->https && a->port == b->port && str_eq_nocase(a->host, b->host);
+}
+
+/* May it be asked at all? http only on this very machine: 127.0.0.0/8, ::1 and localhost. */
+static b32 origin_is_safe(const origin *to)
+{
+    static const u8 v6[16] = {[15] = 1};
+    address a;
+    if (to->https || str_eq_nocase(to->host, S("localhost")))
+        return 1;
+    return !address_of(to->host, &a) && (a.v6 ? !memcmp(a.ip, v6, 16) : a.ip[0] == 127);
+}
+
+typedef struct {
+    arena *process;
+    const char *const *env;
+    b32 cpu_asked, cpu_aes;
+    dns_cache dns;
+} network;
+
 typedef struct {
     origin to;
+    network *net;
     i32 fd;       /* -1 when closed */
     i64 deadline; /* of the present request */
     b32 kept;     /* an answer has come over this socket before */
     b32 heard;    /* a byte of the present answer has come */
     err error;
-    iz at, len; /* bytes of the buffer that are taken, and received */
+    tls *tls;       /* made at the first handshake */
+    const u8 *data; /* received, and decrypted: in `buffer`, or in the engine's; */
+    iz at, len;     /* bytes of that which are taken, and which there are */
     u8 buffer[CONNECTION_BUFFER];
 } connection;
 
-static void connection_init(connection *c, origin to)
+static void connection_init(connection *c, network *net, origin to)
 {
+    c->net = net;
     c->to = to;
     c->fd = -1;
     c->at = c->len = 0;
 }
 
-/* Closes the socket, if it is open, and wipes what was received. */
-static void connection_close(connection *c)
+static void connection_fail(connection *c, err error)
 {
-    if (c->fd >= 0)
-        os_close(c->fd);
-    c->fd = -1;
-    wipe(c->buffer, c->len);
+    if (!c->error)
+        c->error = error;
+}
+
+/* Puts what the engine has for the other end on the wire. An error of the engine comes first: its
+ * alert then goes out if it can. */
+static void connection_flush(connection *c, i64 deadline)
+{
+    str out = tls_output(c->tls);
+    err error = out.len ? os_send(c->fd, out, deadline) : E_None;
+    tls_sent(c->tls, out.len);
+    connection_fail(c, c->tls->error ? c->tls->error : error);
+}
+
+/* Lets go of what was received. */
+static void connection_drop(connection *c)
+{
+    if (c->len && c->to.https)
+        tls_consume(c->tls, c->len);
+    else
+        wipe(c->buffer, c->len);
     c->at = c->len = 0;
 }
 
-/* Makes ready for a request and its answer: opens a socket unless one is kept. Errors: of the
- * host (E_HostUnknown, E_HttpsMissing) and of the connect. */
+/* Closes the socket, if it is open, and wipes what was received. A close_notify goes out if the
+ * socket takes it at once: nobody waits for it. */
+static void connection_close(connection *c)
+{
+    if (c->fd < 0)
+        return;
+    connection_drop(c);
+    if (c->to.https && c->tls) {
+        tls_close(c->tls);
+        os_send(c->fd, tls_output(c->tls), 0);
+    }
+    os_close(c->fd);
+    c->fd = -1;
+}
+
+/* Connects to the first of the host's addresses that takes it. Each gets an even share of the time
+ * that is left. When none does, what DNS told is forgotten; the error is that of the first. */
+static err connection_dial(connection *c)
+{
+    dns_answer found;
+    err first = dns_resolve(&c->net->dns, c->to.host, c->deadline, &found);
+    if (first)
+        return first;
+    for (iz i = 0; i < found.count; i++) {
+        i64 until = c->deadline;
+        if (until != FOREVER) {
+            i64 now = os_monotonic();
+            until = now + (until - now) / (found.count - i);
+        }
+        found.at[i].port = c->to.port;
+        err error = os_connect(&c->fd, &found.at[i], 0, until);
+        if (!error)
+            return E_None;
+        first = first ? first : error;
+    }
+    dns_forget(&c->net->dns, c->to.host);
+    return first;
+}
+
+/* The trusted roots: SSL_CERT_FILE, or else the first of the places where systems keep them. */
+static str network_roots(const network *net)
+{
+    static const char places[][40] = {
+        "/etc/pki/tls/certs/ca-bundle.crt",   /* Amazon Linux, which Lambda runs on */
+        "/etc/pki/tls/cert.pem",              /* the same */
+        "/etc/ssl/certs/ca-certificates.crt", /* Debian */
+        "/etc/ssl/cert.pem",                  /* Alpine */
+    };
+    str named = env_get(net->env, S("SSL_CERT_FILE")), file = {0, 0};
+    if (named.len)
+        return os_map((const char *)named.ptr);
+    for (iz i = 0; i < countof(places) && !file.ptr; i++)
+        file = os_map(places[i]);
+    return file;
+}
+
+/* Receives once and works it off. */
+static void connection_exchange(connection *c, i64 until)
+{
+    iz room;
+    u8 *at = tls_input_room(c->tls, &room);
+    iz n = os_recv(c->fd, at, room, until, &c->error);
+    if (n > 0)
+        tls_input(c->tls, n);
+    else if (!n)
+        tls_end_of_input(c->tls);
+    connection_flush(c, c->deadline);
+}
+
+/* From the ClientHello to the server's Finished. E_RootsMissing when there is no bundle, and all
+ * that sections 7 and 8 find wrong. */
+static void connection_handshake(connection *c)
+{
+    network *net = c->net;
+    tls_entropy entropy;
+    if (!c->tls)
+        c->tls = arena_new(net->process, tls, 1);
+    if (!net->cpu_asked)
+        net->cpu_aes = os_cpu_aes();
+    net->cpu_asked = 1;
+    str roots = network_roots(net);
+    connection_fail(c, !c->tls ? E_OutOfMemory : roots.len ? E_None : E_RootsMissing);
+    if (c->error)
+        return;
+    os_random((u8 *)&entropy, sizeof entropy);
+    tls_start(c->tls, c->to.host, &entropy, os_unix_ms() / 1000, net->cpu_aes, roots);
+    wipe(&entropy, sizeof entropy);
+    connection_flush(c, c->deadline);
+    while (!c->error && !tls_ready(c->tls))
+        connection_exchange(c, c->deadline);
+    os_unmap(roots);
+}
+
+/* Makes ready for a request and its answer: opens a connection unless one is kept. Errors: of DNS,
+ * of the connect and of the handshake. */
 static err connection_open(connection *c, i64 deadline)
 {
     c->deadline = deadline;
@@ -1357,17 +6388,29 @@ static err connection_open(connection *c, i64 deadline)
     c->kept = c->fd >= 0;
     if (c->kept)
         return E_None;
-    address to;
-    err error = c->to.https ? E_HttpsMissing : address_of_host(c->to.host, c->to.port, &to);
-    if (!error)
-        error = os_connect(&c->fd, &to, deadline);
-    return c->error = error;
+    c->error = connection_dial(c);
+    if (!c->error && c->to.https)
+        connection_handshake(c);
+    if (c->error)
+        connection_close(c);
+    return c->error;
 }
 
 static void connection_send(connection *c, str data)
 {
-    if (!c->error)
+    if (!c->error && !c->to.https)
         c->error = os_send(c->fd, data, c->deadline);
+    while (data.len && !c->error && c->to.https) {
+        if (!tls_ready(c->tls))
+            connection_fail(c, E_ConnectionClosed);
+        data = str_from(data, tls_write(c->tls, data));
+        connection_flush(c, c->deadline);
+    }
+}
+
+static i64 earlier(i64 a, i64 b)
+{
+    return a < b ? a : b;
 }
 
 /* Receives more once all is taken. False at the end of the stream and after an error. */
@@ -1376,17 +6419,22 @@ static b32 connection_fill(connection *c)
     if (c->error || c->at < c->len)
         return !c->error;
     i64 until = c->deadline;
-    b32 probing = c->kept && !c->heard && until != FOREVER;
-    if (probing && until > os_monotonic() + KEPT_SILENCE)
-        until = os_monotonic() + KEPT_SILENCE;
-    wipe(c->buffer, c->len);
-    c->at = c->len = 0;
-    iz n = os_recv(c->fd, c->buffer, CONNECTION_BUFFER, until, &c->error);
-    if (n <= 0)
-        return 0;
-    c->len = n;
-    c->heard = 1;
-    return 1;
+    if (c->kept && !c->heard && until != FOREVER)
+        until = earlier(until, os_monotonic() + KEPT_SILENCE);
+    connection_drop(c);
+    if (c->to.https) {
+        connection_flush(c, c->deadline);
+        while (!c->error && !tls_plain(c->tls).len && !tls_closed(c->tls))
+            connection_exchange(c, until);
+        c->data = tls_plain(c->tls).ptr;
+        c->len = c->error ? 0 : tls_plain(c->tls).len;
+    } else {
+        iz n = os_recv(c->fd, c->buffer, CONNECTION_BUFFER, until, &c->error);
+        c->data = c->buffer;
+        c->len = n > 0 ? n : 0;
+    }
+    c->heard |= c->len > 0;
+    return c->len > 0;
 }
 
 /* At most n bytes of what has been received, at least one; empty at the end or after an error. */
@@ -1395,14 +6443,9 @@ static str connection_take(connection *c, iz n)
     if (!connection_fill(c))
         return S("");
     iz left = c->len - c->at;
-    str s = {c->buffer + c->at, n < left ? n : left};
+    str s = {c->data + c->at, n < left ? n : left};
     c->at += s.len;
     return s;
-}
-
-static i64 earlier(i64 a, i64 b)
-{
-    return a < b ? a : b;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -1415,7 +6458,10 @@ static i64 earlier(i64 a, i64 b)
  * Refused, each with its own error: line ends other than CR LF; control characters; folded
  * headers; blanks before a colon; a length that is not plain digits, differs from another one or
  * comes with a transfer coding; transfer codings other than chunked, and chunked before HTTP/1.1.
- * Left out: HTTP/2, content codings (none is asked for), redirects, upgrades, pipelining.
+ * A GET follows redirects with an absolute URL or an absolute path, and carries a token to the
+ * origin that it is meant for alone.
+ *
+ * Left out: HTTP/2, content codings (none is asked for), upgrades, pipelining.
  * ------------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -1447,19 +6493,13 @@ static str http_header(const http_response *r, str wanted)
     return (str){0, 0};
 }
 
-static void http_fail(connection *c, err error)
-{
-    if (!c->error)
-        c->error = error;
-}
-
 /* The next byte of an answer, or 0 with an error: the end of the stream is one here. */
 static u8 http_byte(connection *c)
 {
     str s = connection_take(c, 1);
     if (s.len)
         return s.ptr[0];
-    http_fail(c, c->heard ? E_HttpTruncated : E_ConnectionClosed);
+    connection_fail(c, c->heard ? E_HttpTruncated : E_ConnectionClosed);
     return 0;
 }
 
@@ -1475,7 +6515,7 @@ static void http_expect(connection *c, str text, err error)
 {
     for (iz i = 0; i < text.len && !c->error; i++)
         if (http_byte(c) != text.ptr[i])
-            http_fail(c, error);
+            connection_fail(c, error);
 }
 
 /* Reads on to the end of a line and keeps it in `line` where one is given. `before` bytes of the
@@ -1489,9 +6529,9 @@ static void http_line_rest(connection *c, writer *line, iz before)
             return;
         }
         if ((byte < ' ' && byte != '\t') || byte == 0x7f)
-            http_fail(c, E_HttpLineEnd);
+            connection_fail(c, E_HttpLineEnd);
         if (n >= HTTP_LINE_MAX)
-            http_fail(c, E_HttpLineTooLong);
+            connection_fail(c, E_HttpLineTooLong);
         if (line)
             put_byte(line, byte);
     }
@@ -1517,7 +6557,7 @@ static b32 http_header_line(connection *c, writer *head)
         if (head)
             put_byte(head, to_lower(byte));
     if (!c->error && (byte != ':' || !n))
-        http_fail(c, n < HTTP_LINE_MAX - 1 ? E_HttpHeader : E_HttpLineTooLong);
+        connection_fail(c, n < HTTP_LINE_MAX - 1 ? E_HttpHeader : E_HttpLineTooLong);
     if (head)
         put_byte(head, ':');
     iz start = head ? head->len : 0;
@@ -1530,7 +6570,7 @@ static b32 http_header_line(connection *c, writer *head)
     if (head)
         put_byte(head, '\n');
     if (head && head->error)
-        http_fail(c, E_HttpHeadTooLong);
+        connection_fail(c, E_HttpHeadTooLong);
     return !c->error;
 }
 
@@ -1538,7 +6578,7 @@ static void http_header_lines(connection *c, writer *head)
 {
     for (iz n = 0; http_header_line(c, head); n++)
         if (n == HTTP_HEADERS_MAX)
-            http_fail(c, E_HttpTooManyHeaders);
+            connection_fail(c, E_HttpTooManyHeaders);
 }
 
 /* status-line = HTTP-version SP status-code [ SP reason-phrase ]; the SP behind the code is not
@@ -1557,7 +6597,7 @@ static u8 http_status_line(connection *c, http_response *r)
     }
     u8 next = http_peek(c);
     if (!good || r->status < 100 || r->status > 599 || (next != ' ' && next != '\r'))
-        http_fail(c, E_HttpStatusLine);
+        connection_fail(c, E_HttpStatusLine);
     if (c->error)
         r->status = 0;
     http_line_rest(c, 0, 12);
@@ -1605,7 +6645,7 @@ static void http_body_run(connection *c, writer *w, i64 n)
     while (n && !c->error) {
         str run = connection_take(c, n < CONNECTION_BUFFER ? (iz)n : CONNECTION_BUFFER);
         if (!run.len)
-            http_fail(c, E_HttpTruncated);
+            connection_fail(c, E_HttpTruncated);
         put(w, run);
         n -= run.len;
     }
@@ -1618,20 +6658,20 @@ static i64 http_chunk_size(connection *c, i64 max)
     iz digits = 0;
     for (; hex_value(http_peek(c)) >= 0 && !c->error; digits++) {
         if (size >> 56 || digits == HTTP_LINE_MAX)
-            http_fail(c, E_HttpChunkSize);
+            connection_fail(c, E_HttpChunkSize);
         size = size << 4 | (u64)hex_value(http_byte(c));
     }
     u8 next = http_peek(c);
     if (!digits || (next != '\r' && next != ';' && next != ' ' && next != '\t'))
-        http_fail(c, E_HttpChunk);
+        connection_fail(c, E_HttpChunk);
     while (http_peek(c) == ' ' || http_peek(c) == '\t')
         if (digits++, http_byte(c) && digits > HTTP_LINE_MAX)
-            http_fail(c, E_HttpLineTooLong);
+            connection_fail(c, E_HttpLineTooLong);
     if (http_peek(c) != '\r' && http_peek(c) != ';')
-        http_fail(c, E_HttpChunk);
+        connection_fail(c, E_HttpChunk);
     http_line_rest(c, 0, digits);
     if ((i64)size > max)
-        http_fail(c, E_HttpBodyTooLarge);
+        connection_fail(c, E_HttpBodyTooLarge);
     return c->error ? 0 : (i64)size;
 }
 
@@ -1655,7 +6695,7 @@ static void http_until_close(connection *c, writer *w)
             return;
         put(w, run);
         if (w->error)
-            http_fail(c, E_HttpBodyTooLarge);
+            connection_fail(c, E_HttpBodyTooLarge);
     }
 }
 
@@ -1665,12 +6705,12 @@ static void http_body(connection *c, arena *a, iz max, http_response *r)
     if (r->status == 204 || r->status == 304)
         return;
     if (r->length > max)
-        http_fail(c, E_HttpBodyTooLarge);
+        connection_fail(c, E_HttpBodyTooLarge);
     if (c->error)
         return;
     writer w = arena_writer(a, r->length >= 0 ? (iz)r->length : max);
     if (w.cap < (r->length >= 0 ? r->length : 0))
-        http_fail(c, E_OutOfMemory);
+        connection_fail(c, E_OutOfMemory);
     else if (r->chunked)
         http_chunks(c, &w);
     else if (r->length >= 0)
@@ -1692,18 +6732,18 @@ static err http_read(connection *c, arena *a, iz max, b32 until_close, http_resp
     for (iz n = 0; r->status < 200 && !c->error; n++) {
         writer_cut(&head, 0);
         if (n > HTTP_INTERIM_MAX || r->status == 101)
-            http_fail(c, E_HttpInterim);
+            connection_fail(c, E_HttpInterim);
         minor = http_status_line(c, r);
         http_header_lines(c, &head);
     }
     str lines = arena_keep(a, &head);
     if (!c->error) {
         r->head = lines;
-        http_fail(c, http_framing(r, minor));
+        connection_fail(c, http_framing(r, minor));
     }
     if (!c->error && !until_close && r->length < 0 && !r->chunked)
         if (r->status != 204 && r->status != 304)
-            http_fail(c, E_HttpNoLength);
+            connection_fail(c, E_HttpNoLength);
     http_body(c, a, max, r);
     b32 framed = r->chunked || r->length >= 0 || r->status == 204 || r->status == 304;
     if (c->error || !r->keep || !framed || c->at < c->len)
@@ -1717,42 +6757,50 @@ typedef struct {
     str path;
 } url;
 
-/* Takes [host:port] where that stands alone, else http:// or https:// with a host, a port unless
- * it is the scheme's own, and a path. User information, query and fragment are refused. */
-static err url_parse(str text, b32 bare, url *u)
+/* Takes scheme, host and port off the front of an absolute URL, *rest; what is left is empty or
+ * begins with one of / ? #. With `bare`, [host:port] may stand alone, for http. The port is the
+ * scheme's own if there is none. User information is refused. E_UrlMalformed. */
+static err url_origin(str *rest, b32 bare, origin *to)
 {
-    str rest = text;
-    *u = (url){0};
-    if (text.len > URL_MAX || !str_is_visible(text, URL_MAX))
-        return E_UrlMalformed;
-    u->origin.https = str_starts(text, S("https://"));
-    if (u->origin.https)
-        rest = str_from(text, 8);
-    else if (str_starts(text, S("http://")))
-        rest = str_from(text, 7);
+    str place = *rest;
+    to->https = str_starts(place, S("https://"));
+    if (to->https || str_starts(place, S("http://")))
+        place = str_from(place, to->https ? 8 : 7);
     else if (!bare)
         return E_UrlMalformed;
-    iz slash = str_find(rest, '/');
-    str place = slash < 0 ? rest : str_span(rest, 0, slash);
-    u->path = slash < 0 ? S("") : str_from(rest, slash);
-    while (str_ends(u->path, S("/")))
-        u->path.len--;
+    iz n = 0;
+    while (n < place.len && !is_one_of(place.ptr[n], "/?#"))
+        n++;
+    *rest = str_from(place, n);
+    place = str_span(place, 0, n);
     iz bracket = str_find(place, ']');
     iz colon = str_find(str_from(place, bracket + 1), ':');
-    u->origin.host = colon < 0 ? place : str_span(place, 0, bracket + 1 + colon);
-    u->origin.port = u->origin.https ? 443 : 80;
+    to->host = colon < 0 ? place : str_span(place, 0, bracket + 1 + colon);
+    to->port = to->https ? 443 : 80;
     u64 port;
     if (colon >= 0) {
         if (!str_to_uint(str_from(place, bracket + 2 + colon), 65535, &port) || !port)
             return E_UrlMalformed;
-        u->origin.port = (u16)port;
+        to->port = (u16)port;
     }
-    for (iz i = 0; i < u->origin.host.len; i++)
-        if (!is_alnum(u->origin.host.ptr[i]) && !is_one_of(u->origin.host.ptr[i], "-._[:]"))
+    for (iz i = 0; i < to->host.len; i++)
+        if (!is_alnum(to->host.ptr[i]) && !is_one_of(to->host.ptr[i], "-._[:]"))
             return E_UrlMalformed;
-    if (str_find(u->path, '?') >= 0 || str_find(u->path, '#') >= 0 || !u->origin.host.len)
+    return to->host.len ? E_None : E_UrlMalformed;
+}
+
+/* Takes a base URL, or with `bare` also [host:port] alone, with a path and nothing behind it. */
+static err url_parse(str text, b32 bare, url *u)
+{
+    *u = (url){.path = text};
+    if (!str_is_visible(text, URL_MAX))
         return E_UrlMalformed;
-    return E_None;
+    err error = url_origin(&u->path, bare, &u->origin);
+    while (str_ends(u->path, S("/")))
+        u->path.len--;
+    if (str_find(u->path, '?') >= 0 || str_find(u->path, '#') >= 0)
+        return E_UrlMalformed;
+    return error;
 }
 
 /* What becomes part of a request must be visible ASCII, blanks apart where they are allowed: the
@@ -1838,21 +6886,30 @@ static b32 http_is_busy(i32 status)
     return status == 408 || status == 429 || status >= 500;
 }
 
-/* A GET that is sent again, at most twice and inside the deadline: when no connection comes about,
- * when a kept one turns out dead or silent before the first byte, and on 408, 429 and 5xx, after a
- * pause of RETRY_PAUSE, then three times it, or as Retry-After says. A dead kept connection needs
- * no pause. E_HttpBusy when the last answer was one of those; *tries counts the requests. */
-static err http_get(connection *c, str request, i64 deadline, arena *a, http_response *r, iz *tries)
+/* Is it trouble of the network, which may have passed by the next try? What is wrong with a
+ * certificate or with TLS itself is not. */
+static b32 http_may_pass(err error)
 {
-    for (i64 pause = RETRY_PAUSE;; pause *= 3) {
+    return E_ConnectRefused <= error && error <= E_DnsServerFailure;
+}
+
+/* A request without a body that is sent again, at most twice and inside the deadline: when no
+ * connection comes about, when a kept one turns out dead or silent before the first byte, and on
+ * 408, 429 and 5xx, after a pause of RETRY_PAUSE, then three times it, or as Retry-After says. A
+ * dead kept connection needs no pause. E_HttpBusy when the last answer was one of those; the
+ * requests are counted in *tries. */
+static err http_try(connection *c, str request, i64 deadline, arena *a, http_response *r, iz *tries)
+{
+    i64 pause = RETRY_PAUSE;
+    for (iz n = 1;; n++, pause *= 3) {
         i64 wait = pause;
         ++*tries;
         err error = connection_open(c, deadline);
-        b32 again = error != E_None;
+        b32 again = http_may_pass(error);
         if (!error) {
             connection_send(c, request);
             error = http_read(c, a, UPSTREAM_BODY_MAX, 1, r);
-            again = error && c->kept && !c->heard;
+            again = c->kept && !c->heard && http_may_pass(error);
             wait = again ? 0 : wait;
         }
         if (!error && http_is_busy(r->status)) {
@@ -1861,10 +6918,75 @@ static err http_get(connection *c, str request, i64 deadline, arena *a, http_res
             wait = http_retry_after(r) < 0 ? wait : http_retry_after(r);
         }
         i64 until = os_monotonic() + wait;
-        if (!again || *tries == HTTP_TRIES || until >= deadline)
+        if (!again || n == HTTP_TRIES || until >= deadline)
             return error;
         os_sleep(until);
     }
+}
+
+static b32 http_is_redirect(i32 status)
+{
+    return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
+}
+
+/* Where a redirect leads, RFC 9110 section 10.2.2: an absolute URL, or an absolute path on the same
+ * origin; a fragment is dropped. Never from https to http, and to http on this machine alone, so
+ * that no server can send the program to an address inside. E_HttpLocation, E_UrlInsecure. */
+static err http_location(const http_response *r, origin *to, str *target)
+{
+    str place = http_header(r, S("location"));
+    origin from = *to;
+    *target = str_cut(&place, '#');
+    if (str_at(*target, 0) != '/' || str_at(*target, 1) == '/')
+        if (url_origin(target, 0, to))
+            return E_HttpLocation;
+    return origin_is_safe(to) && from.https <= to->https ? E_None : E_UrlInsecure;
+}
+
+static str http_request(arena *a, const origin *to, str target, str token, err *error)
+{
+    writer w = arena_writer(a, HTTP_REQUEST_MAX);
+    put_text(&w, str_at(target, 0) == '/' ? "GET " : "GET /");
+    http_put(&w, target, 0);
+    http_put_origin(&w, to);
+    http_put_header(&w, S("Accept"), S("application/json"));
+    if (token.len) {
+        put_text(&w, "Authorization: Bearer ");
+        http_put(&w, token, 0);
+        put_text(&w, "\r\n");
+    }
+    http_put_end(&w, (str){0, 0});
+    *error = w.error;
+    return arena_keep(a, &w);
+}
+
+/* GETs a target (path and query) from the connection's origin, with a bearer token unless that is
+ * empty, and follows up to HTTP_REDIRECTS redirects. The connection serves the other origins too,
+ * and is given back to its own in the end. Errors: those of http_try, and of redirects. */
+static err http_get(connection *c, str target, str token, i64 deadline, arena *a, http_response *r,
+                    iz *tries)
+{
+    err error;
+    const origin home = c->to;
+    for (iz hops = 0;; hops++) {
+        b32 at_home = origin_eq(&c->to, &home);
+        str request = http_request(a, &c->to, target, at_home ? token : S(""), &error);
+        if (!error)
+            error = http_try(c, request, deadline, a, r, tries);
+        origin to = c->to;
+        if (error || !http_is_redirect(r->status))
+            break;
+        error = hops == HTTP_REDIRECTS ? E_HttpRedirects : http_location(r, &to, &target);
+        if (error)
+            break;
+        if (!origin_eq(&c->to, &to))
+            connection_close(c);
+        c->to = to;
+    }
+    if (!origin_eq(&c->to, &home))
+        connection_close(c);
+    c->to = home;
+    return error;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -1979,14 +7101,14 @@ typedef struct {
     logger *log;
 } lambda;
 
-static err lambda_init(lambda *l, const char *const *env)
+static err lambda_init(lambda *l, network *net)
 {
-    str place = env_get(env, S("AWS_LAMBDA_RUNTIME_API"));
+    str place = env_get(net->env, S("AWS_LAMBDA_RUNTIME_API"));
     if (!place.len)
         return E_RuntimeApiMissing;
     if (url_parse(place, 1, &l->base) || l->base.origin.https)
         return E_RuntimeApiUrl;
-    connection_init(&l->connection, l->base.origin);
+    connection_init(&l->connection, net, l->base.origin);
     return E_None;
 }
 
@@ -2284,24 +7406,22 @@ typedef struct {
     i64 now; /* seconds since 1970 */
 } task;
 
-static void service_init(service *s, str base)
+static void service_init(service *s, network *net, str base)
 {
     s->error = url_parse(base, 0, &s->base);
-    address to;
-    if (!s->error && !s->base.origin.https)
-        if (address_of_host(s->base.origin.host, s->base.origin.port, &to) ||
-            !address_is_loopback(&to))
-            s->error = E_UrlInsecure;
-    connection_init(&s->connection, s->base.origin);
+    if (!s->error && !origin_is_safe(&s->base.origin))
+        s->error = E_UrlInsecure;
+    connection_init(&s->connection, net, s->base.origin);
 }
 
-static void skill_init(skill *s, const char *const *env)
+static void skill_init(skill *s, network *net)
 {
+    const char *const *env = net->env;
     str tfl = env_get(env, S("Skill__TflApiUrl"));
     str preferences = env_get(env, S("Skill__SkillApiUrl"));
     str verify = env_get(env, S("Skill__VerifySkillId"));
-    service_init(&s->tfl, tfl.len ? tfl : S("https://api.tfl.gov.uk/"));
-    service_init(&s->preferences, preferences);
+    service_init(&s->tfl, net, tfl.len ? tfl : S("https://api.tfl.gov.uk/"));
+    service_init(&s->preferences, net, preferences);
     if (!preferences.len)
         s->preferences.error = E_PreferencesNotSet;
     s->app_id = env_get(env, S("Skill__TflApplicationId"));
@@ -2311,17 +7431,25 @@ static void skill_init(skill *s, const char *const *env)
     log_init(&s->log, env);
 }
 
-/* Sends the request that w holds up to its last header. Any status but 200 is E_HttpStatus; which
- * one it was stands in the response and in the log. */
-static err service_get(task *t, service *s, writer *w, str what, http_response *r)
+/* A target below the service's base URL. */
+static writer service_target(task *t, const service *s)
+{
+    writer w = arena_writer(t->arena, HTTP_REQUEST_MAX);
+    http_put(&w, s->base.path, 0);
+    put_byte(&w, '/');
+    return w;
+}
+
+/* GETs the target that w holds. Any status but 200 is E_HttpStatus; which one it was stands in the
+ * response and in the log. */
+static err service_get(task *t, service *s, writer *w, str token, str what, http_response *r)
 {
     iz tries = 0;
-    http_put_end(w, (str){0, 0});
     err error = w->error;
-    str request = arena_keep(t->arena, w);
+    str target = arena_keep(t->arena, w);
     *r = (http_response){0};
     if (!error)
-        error = http_get(&s->connection, request, t->deadline, t->arena, r, &tries);
+        error = http_get(&s->connection, target, token, t->deadline, t->arena, r, &tries);
     if (!error && r->status != 200)
         error = E_HttpStatus;
     if (!error)
@@ -2483,14 +7611,7 @@ static err tfl_parse_lines(str body, task *t, line **list)
     return error ? error : array && good ? E_None : E_JsonShape;
 }
 
-static writer tfl_request(task *t)
-{
-    writer w = arena_writer(t->arena, HTTP_REQUEST_MAX);
-    http_put_start(&w, S("GET"), &t->skill->tfl.base);
-    return w;
-}
-
-/* Ends the request line with the credentials, and the head but for its last line. */
+/* Ends the target with the credentials. */
 static void tfl_put_query(task *t, writer *w)
 {
     const skill *s = t->skill;
@@ -2502,8 +7623,6 @@ static void tfl_put_query(task *t, writer *w)
         put(w, s->app_id.len ? S("&app_key=") : S("?app_key="));
         http_put_encoded(w, s->app_key);
     }
-    http_put_origin(w, &s->tfl.base.origin);
-    http_put_header(w, S("Accept"), S("application/json"));
 }
 
 /* Characters of a TfL line id: what may stand in a request's path. */
@@ -2523,7 +7642,7 @@ static err tfl_status(task *t, const str *ids, iz count, line **lines)
     invariant(count > 0 && count <= LINES_PER_CALL);
     if (t->skill->tfl.error)
         return service_garbled(t, S("Skill__TflApiUrl"), t->skill->tfl.error);
-    writer w = tfl_request(t);
+    writer w = service_target(t, &t->skill->tfl);
     put_text(&w, "Line/");
     for (iz i = 0; i < count; i++) {
         invariant(line_id_valid(ids[i]));
@@ -2532,7 +7651,7 @@ static err tfl_status(task *t, const str *ids, iz count, line **lines)
     }
     put_text(&w, "/Status");
     tfl_put_query(t, &w);
-    err error = service_get(t, &t->skill->tfl, &w, S("TfL status"), &r);
+    err error = service_get(t, &t->skill->tfl, &w, S(""), S("TfL status"), &r);
     if (error)
         return r.status == 404 ? E_LineUnknown : error;
     error = tfl_parse_lines(r.body, t, lines);
@@ -2584,10 +7703,10 @@ static err tfl_disruption(task *t, messages *m)
     json j;
     if (t->skill->tfl.error)
         return service_garbled(t, S("Skill__TflApiUrl"), t->skill->tfl.error);
-    writer w = tfl_request(t);
+    writer w = service_target(t, &t->skill->tfl);
     put_text(&w, "Line/Mode/dlr%2Celizabeth-line%2Coverground%2Ctube/Disruption");
     tfl_put_query(t, &w);
-    err error = service_get(t, &t->skill->tfl, &w, S("TfL disruption"), &r);
+    err error = service_get(t, &t->skill->tfl, &w, S(""), S("TfL disruption"), &r);
     if (error)
         return error;
     json_start(&j, r.body);
@@ -2651,15 +7770,9 @@ static err preferences_get(task *t, str token, line_ids *favourites)
     b32 listed = 0;
     if (s->error)
         return service_garbled(t, S("Skill__SkillApiUrl"), s->error);
-    writer w = arena_writer(t->arena, HTTP_REQUEST_MAX);
-    http_put_start(&w, S("GET"), &s->base);
+    writer w = service_target(t, s);
     put_text(&w, "api/preferences");
-    http_put_origin(&w, &s->base.origin);
-    http_put_header(&w, S("Accept"), S("application/json"));
-    put_text(&w, "Authorization: Bearer ");
-    http_put(&w, token, 0);
-    put_text(&w, "\r\n");
-    err error = service_get(t, s, &w, S("preferences"), &r);
+    err error = service_get(t, s, &w, token, S("preferences"), &r);
     if (error)
         return r.status == 401 || r.status == 403 ? E_AccessTokenRefused : error;
     json_start(&j, r.body);
@@ -3503,8 +8616,11 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
 {
     lambda *l = arena_new(process, lambda, 1);
     skill *s = arena_new(process, skill, 1);
-    invariant(l && s);
-    err error = lambda_init(l, env);
+    network *net = arena_new(process, network, 1);
+    invariant(l && s && net);
+    net->process = process;
+    net->env = env;
+    err error = lambda_init(l, net);
     if (error)
         os_log(
             S("bootstrap: AWS_LAMBDA_RUNTIME_API is missing or malformed. AWS Lambda starts this "
@@ -3517,7 +8633,7 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
         s->log.request_id = S("");
         error = lambda_ask(l);
         if (first)
-            skill_init(s, env);
+            skill_init(s, net);
         error = error ? error : lambda_receive(l, a, &i);
         if (!error) {
             failures = 0;
@@ -3550,6 +8666,9 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
 enum {
     SYS_write = 1,
     SYS_close = 3,
+    SYS_lseek = 8,
+    SYS_mmap = 9,
+    SYS_munmap = 11,
     SYS_socket = 41,
     SYS_connect = 42,
     SYS_sendto = 44,
@@ -3558,7 +8677,9 @@ enum {
     SYS_clock_gettime = 228,
     SYS_clock_nanosleep = 230,
     SYS_exit_group = 231,
+    SYS_openat = 257,
     SYS_ppoll = 271,
+    SYS_getrandom = 318,
 };
 
 /* The kernel leaves all registers but rax (the result), rcx and r11 as they were. */
@@ -3579,10 +8700,21 @@ __asm__(".globl _start\n"
         "and $-16, %rsp\n"
         "call start\n");
 
+/* CPUID.1:ECX has PCLMULQDQ in bit 1 and AES-NI in bit 25. In a virtual machine it traps, which
+ * takes some microseconds. */
+static b32 os_cpu_aes(void)
+{
+    u32 a = 1, b, c = 0, d;
+    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    return (c >> 1 & c >> 25 & 1) != 0;
+}
+
 #else /* aarch64 */
 
 enum {
+    SYS_openat = 56,
     SYS_close = 57,
+    SYS_lseek = 62,
     SYS_write = 64,
     SYS_ppoll = 73,
     SYS_exit_group = 94,
@@ -3593,6 +8725,9 @@ enum {
     SYS_sendto = 206,
     SYS_recvfrom = 207,
     SYS_getsockopt = 209,
+    SYS_munmap = 215,
+    SYS_mmap = 222,
+    SYS_getrandom = 278,
 };
 
 /* The kernel leaves all registers but x0 (the result) as they were. */
@@ -3614,6 +8749,15 @@ __asm__(".globl _start\n"
         "mov x0, sp\n"
         "b start\n");
 
+/* ID_AA64ISAR0_EL1 has 2 in bits 4 to 7 where there are both AES and PMULL. The kernel lets
+ * programs read it (Documentation/arm64/cpu-feature-registers.rst), by a trap. */
+static b32 os_cpu_aes(void)
+{
+    u64 features;
+    __asm__ volatile("mrs %0, id_aa64isar0_el1" : "=r"(features));
+    return (features >> 4 & 15) >= 2;
+}
+
 #endif
 
 enum {
@@ -3629,6 +8773,7 @@ enum {
     AF_INET = 2,
     AF_INET6 = 10,
     SOCK_STREAM = 1,
+    SOCK_DGRAM = 2,
     SOCK_NONBLOCK = 04000,
     SOCK_CLOEXEC = 02000000,
     SOL_SOCKET = 1,
@@ -3641,6 +8786,11 @@ enum {
     CLOCK_MONOTONIC = 1,
     TIMER_ABSTIME = 1,
     AT_RANDOM = 25,
+    AT_FDCWD = -100,
+    O_CLOEXEC = 02000000,
+    SEEK_END = 2,
+    PROT_READ = 1,
+    MAP_PRIVATE = 2,
 };
 
 typedef struct {
@@ -3734,6 +8884,33 @@ static void os_sleep(i64 until)
         ;
 }
 
+static void os_random(u8 *out, iz n)
+{
+    long got;
+    do
+        got = system_call(SYS_getrandom, (long)out, n, 0, 0, 0, 0);
+    while (got == -EINTR);
+    invariant(got == n); /* up to 256 bytes come at once */
+}
+
+static str os_map(const char *path)
+{
+    str none = {0, 0};
+    long fd = system_call(SYS_openat, AT_FDCWD, (long)path, O_CLOEXEC, 0, 0, 0);
+    if (fd < 0)
+        return none;
+    long n = system_call(SYS_lseek, fd, 0, SEEK_END, 0, 0, 0);
+    long at = n > 0 ? system_call(SYS_mmap, 0, n, PROT_READ, MAP_PRIVATE, fd, 0) : -1;
+    os_close((i32)fd);
+    return at < 0 && at > -4096 ? none : (str){(const u8 *)at, n};
+}
+
+static void os_unmap(str file)
+{
+    if (file.ptr)
+        system_call(SYS_munmap, (long)file.ptr, file.len, 0, 0, 0, 0);
+}
+
 static err os_error(long result)
 {
     switch (-result) {
@@ -3782,11 +8959,12 @@ static long os_socket_address(const address *a, u8 out[28])
     return a->v6 ? 28 : 16;
 }
 
-static err os_connect(i32 *fd, const address *to, i64 deadline)
+static err os_connect(i32 *fd, const address *to, b32 datagram, i64 deadline)
 {
     u8 place[28];
     long size = os_socket_address(to, place);
-    long type = SOCK_STREAM | SOCK_CLOEXEC | (deadline == FOREVER ? 0 : SOCK_NONBLOCK);
+    long type = (datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC;
+    type |= deadline == FOREVER ? 0 : SOCK_NONBLOCK;
     long s = system_call(SYS_socket, to->v6 ? AF_INET6 : AF_INET, type, 0, 0, 0, 0);
     if (s < 0)
         return os_error(s);
