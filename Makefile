@@ -85,7 +85,8 @@ fuzz:
 CFLAGS_CT := $(filter-out -fstack-protector-strong -mstack-protector-guard=global,\
   $(CFLAGS_BOOTSTRAP)) -Wno-unused
 ct: $(OUT)/skill.ld
-	$(CC) $(CFLAGS_CT) -gdwarf-4 -D_GNU_SOURCE -DCT -Wno-format-truncation -o $(OUT)/ct skill_test.c
+	$(CC) $(CFLAGS_CT) -gdwarf-4 -D_GNU_SOURCE -DCT \
+	  $(if $(CLANG),,-Wno-format-truncation) -o $(OUT)/ct skill_test.c
 	valgrind -q --log-file=$(OUT)/ct.log $(OUT)/ct
 
 # Invocations in one process; memory and open files must not grow.

@@ -18,11 +18,14 @@
  *   Skill__SkillApiUrl          base URL of the preferences API; without it there is no commute
  *   Skill__SkillId              this skill's application id
  *   Skill__VerifySkillId        refuse other skills' requests; true when Skill__SkillId is set
+ *   SSL_CERT_FILE               PEM bundle of trusted roots, default the system's
  *
  * Verified: every byte of an event, of an answer's head and of its JSON, by strict grammar and
- * named limits; the application id; all that becomes part of a request.
- * Deliberately not done: no recursion on input, no allocation beyond two fixed arenas, no thread,
- * no signal handler, no reliance on SIGTERM, no guess at a malformed answer.
+ * named limits; the application id; all that becomes part of a request; the server's certificates,
+ * up to a trusted root, and its name.
+ * Deliberately not done: no TLS before 1.3, no check for revocation; no recursion on input, no
+ * allocation beyond two fixed arenas, no thread, no signal handler, no reliance on SIGTERM, no
+ * guess at a malformed answer.
  *
  * Sections; each uses only those above it
  *    1 types, limits, errors
@@ -275,7 +278,7 @@ static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; the
     X(TlsFinished, "the server's Finished does not fit the handshake")                            \
     X(TlsKeyUpdate, "a KeyUpdate holds an undefined value")                                       \
     X(UrlMalformed, "a base URL is malformed")                                                    \
-    X(UrlInsecure, "http is for loopback addresses only")                                         \
+    X(UrlInsecure, "http is for this machine only")                                               \
     X(HttpStatusLine, "the answer begins with no HTTP/1.x status line")                           \
     X(HttpHeader, "a header is malformed")                                                        \
     X(HttpLineEnd, "a bare CR or LF or a control character in a line")                            \

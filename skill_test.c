@@ -185,7 +185,8 @@ static iz script_recv(script_stream *s, u8 *buf, iz cap, i64 deadline, err *erro
     return -1;
 }
 
-/* The tests of section 9 have a platform of their own, further down: it answers while this is set. */
+/* The tests of section 9 have a platform of their own, further down, which answers while this is
+ * set. */
 static b32 fake_on;
 static i64 fake_monotonic(void);
 static void fake_random(u8 *out, iz n);
@@ -400,7 +401,8 @@ static void os_unguard(u8 *from, iz n)
  * the RFCs, from the contracts of AWS, Alexa and TfL, and from the rules of the skill; the JSON
  * that comes out is judged by a validator that shares nothing with the skill's parser.
  *
- * Wants above skill.c, beside what the platform wants: stdarg.h, stdio.h, stdlib.h, string.h, sys/wait.h.
+ * Wants above skill.c, beside what the platform wants: stdarg.h, stdio.h, stdlib.h, string.h,
+ * sys/wait.h.
  * ------------------------------------------------------------------------------------------ */
 
 /* snprintf of which no compiler says that it cuts: that is what it is for. */
@@ -3190,7 +3192,8 @@ static void test_public_point_refused(void)
               p256_ecdh(out, secret, (str){good.buf, 33}) == E_PointInvalid);
     }
     static const char *rows[] = {
-        /* (0, 0); x = p and x = p + 5 for the points with x = 0 and 5; y = p; y + 1; x and y changed;
+        /* (0, 0); x = p and x = p + 5 for the points with x = 0 and 5; y = p; y + 1; x and y
+         * changed;
          * all ones */
         "040000000000000000000000000000000000000000000000000000000000000000000000"
         "0000000000000000000000000000000000000000000000000000000000",
@@ -3569,7 +3572,7 @@ static void test_public_rsa_oracle(void)
                           "rsa_padding_mode:pss -sigopt rsa_pss_saltlen:digest -sign key.pem "
                           "-out pss msg",
                           names[id], names[id], 0)) {
-                CHECK(!"openssl signs");
+                check_at(__FILE__, __LINE__, 0, "openssl signs");
                 continue;
             }
             pub_bytes sig = public_file("sig"), pss = public_file("pss");
@@ -3647,7 +3650,7 @@ static void test_public_ec_oracle(void)
                       "openssl dgst -%s -sign ec.pem -out sig "
                       "msg && openssl ec -in ec.pem -pubout -outform DER -out pub",
                       curve_names[c], hashes[id], 0)) {
-            CHECK(!"openssl signs");
+            check_at(__FILE__, __LINE__, 0, "openssl signs");
             continue;
         }
         pub_bytes pub = public_file("pub"), sig = public_file("sig");
@@ -3669,7 +3672,7 @@ static void test_public_ec_oracle(void)
                       "openssl pkeyutl -derive -inkey ec.pem "
                       "-peerkey own.pem -out shared%s%s",
                       "", "", 0)) {
-            CHECK(!"openssl agrees");
+            check_at(__FILE__, __LINE__, 0, "openssl agrees");
             continue;
         }
         pub_bytes want = public_file("shared");
@@ -4861,7 +4864,7 @@ static str x509_file(const x509_pki *p, const char *name)
     snprintf(path, sizeof path, "%s/%s.der", p->dir, name);
     FILE *f = fopen(path, "rb");
     if (!f) {
-        CHECK(!"a certificate was not made");
+        check_at(__FILE__, __LINE__, 0, "a certificate was not made");
         return unit_str("");
     }
     if (used > (iz)sizeof pool - 70000)
@@ -5134,7 +5137,7 @@ static void test_x509_openssl_chains(void)
     }
     if (!x509_pki_make(&p)) {
         fprintf(stderr, "see %s/log\n", p.dir);
-        CHECK(!"openssl makes the certificates");
+        check_at(__FILE__, __LINE__, 0, "openssl makes the certificates");
         return;
     }
     x509_check_cases(&p);
@@ -5248,7 +5251,8 @@ static void fuzz_bundle(const u8 *data, iz n)
 
 /* ---- a server of the tests' own ----
  * It speaks TLS 1.3 well or ill, as its plan says. Its leaf's private key is 3 and each ECDSA
- * nonce is 1, so that r is always the x coordinate of P-256's base point and s = hash + 3 r mod n. */
+ * nonce is 1, so that r is always the x coordinate of P-256's base point and
+ * s = hash + 3 r mod n. */
 
 static const char peer_root[] = "-----BEGIN CERTIFICATE-----\n"
                                 "MIIBUDCB+KADAgECAgIQATAKBggqhkjOPQQDAjAPMQ0wCwYDVQQDDARyb290MCAX\n"
@@ -5351,7 +5355,8 @@ static iz peer_sign(const u8 id[32], u8 der[80])
  *   V CertificateVerify  F Finished  T NewSessionTicket  K KeyUpdate  k the same, asking for one
  *   M a message given as `message`
  *   | what is queued of these goes out in records   / all of it but the last 3 bytes
- *   1 handshake keys   2 application keys   3 next application keys   4 handshake keys again   0 none
+ *   1 handshake keys   2 application keys   3 next application keys   4 handshake keys again
+ *   0 none
  *   D application data  d without content  A close_notify  W user_canceled  S change_cipher_spec
  *   X a record in the clear, Y a sealed one: `raw`, of `raw_type`; Z: the same Y 33 times
  * Only the message `letter` is changed: bytes of its body are xored, its last byte dropped (trim),
@@ -5796,7 +5801,7 @@ static void peer_client_messages(peer *s, str content)
             s->updates++;
             peer_update(s, &s->in);
         } else
-            CHECK(!"a message that the client may send");
+            check_at(__FILE__, __LINE__, 0, "a message that the client may send");
         hash_add(&s->behind, (str){from, r.at - from});
     }
 }
@@ -5820,7 +5825,7 @@ static void peer_read(peer *s, str wire)
             s->in.sequence++;
             if (!s->in.on || n < 17 ||
                 aead_open(&s->in.key, nonce, (str){header, 5}, buf, n - 16, buf + n - 16)) {
-                CHECK(!"a record of the client that opens");
+                check_at(__FILE__, __LINE__, 0, "a record of the client that opens");
                 return;
             }
             content = (str){buf, n - 17};
@@ -5841,7 +5846,7 @@ static void peer_read(peer *s, str wire)
             CHECK(content.len == 2 && content.ptr[0] == (content.ptr[1] ? 2 : 1) && s->alert < 0);
             s->alert = content.ptr[1];
         } else
-            CHECK(!"a type of record that the client may send");
+            check_at(__FILE__, __LINE__, 0, "a type of record that the client may send");
     }
 }
 
@@ -6687,7 +6692,8 @@ static void test_tls_refused_records(void)
 }
 
 /* One bit changed in each byte of each record of a whole connection: never accepted. A change of a
- * header's version, which nobody looks at in the clear, is the one exception, and changes nothing. */
+ * header's version, which nobody looks at in the clear, is the one exception, and changes
+ * nothing. */
 static void test_tls_refused_bits(void)
 {
     static u8 wire[8000];
@@ -7153,7 +7159,8 @@ static void test_tls_record_count(void)
     }
 }
 
-/* The chain is judged for the name, the time and the roots that were given, with the right alert. */
+/* The chain is judged for the name, the time and the roots that were given, with the right
+ * alert. */
 static void test_tls_certificate_errors(void)
 {
     static const struct {
@@ -7828,7 +7835,7 @@ static err parse_tight(const u8 *reply, iz n, unsigned id, const char *name, uns
     free(tight);
     if ((e == E_None) != (out->count > 0) || out->count > DNS_ADDRESSES_MAX || out->ttl < 0 ||
         out->ttl > DNS_TTL_MAX)
-        CHECK(!"what dns_parse promises");
+        check_at(__FILE__, __LINE__, 0, "what dns_parse promises");
     return e;
 }
 
@@ -15884,13 +15891,13 @@ static void dns_real_server(const char *command)
     char dir[] = "/tmp/skill_dns.XXXXXX", path[64], text[600];
     static char all[1 << 16];
     if (!mkdtemp(dir)) {
-        CHECK(!"mkdtemp");
+        check_at(__FILE__, __LINE__, 0, "mkdtemp");
         return;
     }
     snprintf(path, sizeof path, "%s/run", dir);
     FILE *f = fopen(path, "w");
     if (!f) {
-        CHECK(!"a script in /tmp");
+        check_at(__FILE__, __LINE__, 0, "a script in /tmp");
         return;
     }
     fprintf(f,
@@ -16172,7 +16179,7 @@ static void https_start(https_world *h, const world *w)
         }
         usleep(20000);
     }
-    CHECK(!"nginx listens");
+    check_at(__FILE__, __LINE__, 0, "nginx listens");
 }
 
 static void https_stop(https_world *h)
