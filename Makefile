@@ -18,7 +18,10 @@ MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 PIC := $(if $(filter aarch64 arm64,$(MACHINE)),-fno-pie -mcmodel=tiny,-fPIE)
 # clang's -Os is a third larger than gcc's; its -Oz is about the same.
 CLANG := $(findstring clang,$(shell $(CC) --version))
-SIZE := $(if $(CLANG),-Oz,-Os -fno-move-loop-invariants)
+# gcc has -Oz since version 12; the others are what -Os does for speed at the cost of size.
+SIZE := $(if $(CLANG),-Oz,$(shell $(CC) -Oz -E -xc /dev/null >/dev/null 2>&1 && echo -Oz || echo -Os) \
+  -fno-move-loop-invariants -fno-tree-loop-im -fno-optimize-sibling-calls -fno-shrink-wrap \
+  -fno-caller-saves)
 CFLAGS_BOOTSTRAP := -std=c11 $(SIZE) $(WARN) -ffreestanding $(PIC) -fstack-protector-strong \
   -mstack-protector-guard=global -fno-asynchronous-unwind-tables -fomit-frame-pointer \
   -fdata-sections \

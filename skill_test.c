@@ -2174,7 +2174,7 @@ static void test_f25519_bounds(void)
         f25519_mul(e, d, e);
         f25519_store(y, e);
         bad += memcmp(x, y, 32) != 0;
-        f25519_square(c, a, 1);
+        f25519_square(c, a);
         f25519_mul(d, a, a);
         f25519_store(x, c);
         f25519_store(y, d);
@@ -16107,10 +16107,8 @@ static void test_peers(void)
     char dir[64], text[1000];
     if (!peers_open(dir))
         return;
-    int fd = world_listen(0), port = world_port(fd);
-    close(fd);
     snprintf(text, sizeof text, "cd %s && sh try %s %d 2>/dev/null", dir, peers_self(),
-             port < 60000 ? port : port - 10000);
+             20000 + (int)getpid() % 10000); /* below the ports that clients are given */
     FILE *f = popen(text, "r");
     while (f && fgets(text, sizeof text, f)) {
         passed += !strncmp(text, "ok ", 3);
