@@ -866,7 +866,27 @@ static u32 read_utf8(reader *r)
     return r->error ? 0 : c;
 }
 
-/* ---- addresses in text ---- */
+/* ---- addresses and names of hosts in text ---- */
+
+/* A host name: labels of letters, digits, - and _, the last not a number, as RFC 1123 section 2.1
+ * wants it so that it cannot be taken for an address. */
+static b32 host_valid(str name)
+{
+    iz label = 0, digits = 0;
+    for (iz i = 0; i < name.len; i++) {
+        u8 c = name.ptr[i];
+        if (c == '.' && label) {
+            label = digits = 0;
+            continue;
+        }
+        if (!is_alnum(c) && !is_one_of(c, "-_"))
+            return 0;
+        digits += is_digit(c);
+        if (++label > 63)
+            return 0;
+    }
+    return label > digits && name.len <= 253;
+}
 
 /* 1 to `most` digits, without leading zeros if decimal; -1 if there is no such number here. */
 static i32 address_number(reader *r, i32 base, iz most)
@@ -1891,15 +1911,11 @@ static void chacha20_block(const aead *a, const u8 nonce[AEAD_NONCE], u32 counte
         x[13 + i] = load32(nonce + 4 * i);
     for (iz i = 0; i < 16; i++)
         start[i] = x[i];
-    for (iz i = 0; i < 10; i++) {
-        chacha20_quarter(x, x + 4, x + 8, x + 12);
-        chacha20_quarter(x + 1, x + 5, x + 9, x + 13);
-        chacha20_quarter(x + 2, x + 6, x + 10, x + 14);
-        chacha20_quarter(x + 3, x + 7, x + 11, x + 15);
-        chacha20_quarter(x, x + 5, x + 10, x + 15);
-        chacha20_quarter(x + 1, x + 6, x + 11, x + 12);
-        chacha20_quarter(x + 2, x + 7, x + 8, x + 13);
-        chacha20_quarter(x + 3, x + 4, x + 9, x + 14);
+    for (iz i = 0; i < 20; i++) { /* rounds on columns and, every other time, on diagonals */
+        iz turn = i & 1;
+        for (iz j = 0; j < 4; j++)
+            chacha20_quarter(x + j, x + 4 + (j + turn) % 4, x + 8 + (j + 2 * turn) % 4,
+                             x + 12 + (j + 3 * turn) % 4);
     }
     for (iz i = 0; i < 16; i++)
         store32(out + 4 * i, x[i] + start[i]);
@@ -2278,18 +2294,6 @@ static void f25519_mul(f25519 out, const f25519 a, const f25519 b)
                  (u128)a0 * b4 + (u128)a1 * b3 + (u128)a2 * b2 + (u128)a3 * b1 + (u128)a4 * b0);
 }
 
-/* Tight square of a loose one; out may be a. */
-static void f25519_square(f25519 out, const f25519 a)
-{
-    u64 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4];
-    u64 b0 = 2 * a0, b1 = 2 * a1, b2 = 2 * a2, c3 = 19 * a3, c4 = 19 * a4;
-    f25519_carry(out, (u128)a0 * a0 + (u128)b1 * c4 + (u128)b2 * c3,
-                 (u128)b0 * a1 + (u128)b2 * c4 + (u128)a3 * c3,
-                 (u128)b0 * a2 + (u128)a1 * a1 + (u128)(2 * a3) * c4,
-                 (u128)b0 * a3 + (u128)b1 * a2 + (u128)a4 * c4,
-                 (u128)b0 * a4 + (u128)b1 * a3 + (u128)a2 * a2);
-}
-
 /* Tight product of a loose one and 121665, (A - 2) / 4 of the curve. */
 static void f25519_mul_a24(f25519 out, const f25519 a)
 {
@@ -2313,7 +2317,7 @@ static void f25519_invert(f25519 out, const f25519 a)
     f25519 r;
     copy((u8 *)r, (const u8 *)a, sizeof r);
     for (iz i = 253; i >= 0; i--) {
-        f25519_square(r, r);
+        f25519_mul(r, r, r);
         if (i != 2 && i != 4)
             f25519_mul(r, r, a);
     }
@@ -2366,12 +2370,12 @@ static void x25519_step(x25519_state *s)
     f25519_sub(s->d, s->x3, s->z3);
     f25519_mul(s->d, s->d, s->a);
     f25519_mul(s->c, s->c, s->b);
-    f25519_square(s->a, s->a);
-    f25519_square(s->b, s->b);
+    f25519_mul(s->a, s->a, s->a);
+    f25519_mul(s->b, s->b, s->b);
     f25519_add(s->x3, s->d, s->c);
-    f25519_square(s->x3, s->x3);
+    f25519_mul(s->x3, s->x3, s->x3);
     f25519_sub(s->z3, s->d, s->c);
-    f25519_square(s->z3, s->z3);
+    f25519_mul(s->z3, s->z3, s->z3);
     f25519_mul(s->z3, s->z3, s->x1);
     f25519_mul(s->x2, s->a, s->b);
     f25519_sub(s->e, s->a, s->b);
@@ -4019,26 +4023,6 @@ static err cert_check(const certificate *c, i64 now, b32 root)
     return c->server_auth ? E_None : E_CertPurpose;
 }
 
-/* A host name: labels of letters, digits, - and _, the last not a number, as RFC 1123 section 2.1
- * wants it so that it cannot be taken for an address. */
-static b32 dns_valid(str name)
-{
-    iz label = 0, digits = 0;
-    for (iz i = 0; i < name.len; i++) {
-        u8 c = name.ptr[i];
-        if (c == '.' && label) {
-            label = digits = 0;
-            continue;
-        }
-        if (!is_alnum(c) && !is_one_of(c, "-_"))
-            return 0;
-        digits += is_digit(c);
-        if (++label > 63)
-            return 0;
-    }
-    return label > digits && name.len <= 253;
-}
-
 /* What follows the first label, with its dot; empty if there is only one. */
 static str dns_parent(str name)
 {
@@ -4124,7 +4108,7 @@ static general_name name_next(reader *r, b32 base)
     b32 good = name.form <= NAME_LAST &&
                tag == (DER_CONTEXT | name.form | (constructed ? DER_CONSTRUCTED : 0));
     if (name.form == NAME_DNS && base)
-        good &= !value.len || dns_valid(value);
+        good &= !value.len || host_valid(value);
     if (name.form == NAME_DNS && !base) {
         good &= value.len > 0;
         for (iz i = 0; i < value.len; i++)
@@ -4472,7 +4456,7 @@ static err cert_check_leaf(const certificate *c, str host, i64 now)
     str ip = {a.ip, 0};
     if (!address_of(host, &a))
         ip.len = a.v6 ? 16 : 4;
-    else if (!dns_valid(host))
+    else if (!host_valid(host))
         return E_CertHostName;
     err error = cert_check(c, now, 0);
     if (!error)
@@ -5733,24 +5717,20 @@ static b32 dns_name_eq(const dns_name *a, const dns_name *b)
 static err dns_name_of(str text, dns_name *out)
 {
     writer w = writer_of(out->bytes, DNS_NAME_MAX);
-    b32 numeric = 1;
+    if (str_ends(text, S(".")))
+        text.len--;
+    if (!host_valid(text))
+        return E_NameInvalid;
     while (text.len) {
         str label = str_cut(&text, '.');
-        if (!label.len || label.len > 63)
-            return E_NameInvalid;
         put_byte(&w, (u8)label.len);
-        numeric = 1;
-        for (iz i = 0; i < label.len; i++) {
-            u8 c = label.ptr[i];
-            if (!is_alnum(c) && !is_one_of(c, "-_"))
-                return E_NameInvalid;
-            numeric = numeric && is_digit(c);
-            put_byte(&w, to_lower(c));
-        }
+        for (iz i = 0; i < label.len; i++)
+            put_byte(&w, to_lower(label.ptr[i]));
     }
     put_byte(&w, 0);
+    invariant(!w.error); /* 253 characters at most, plus two */
     out->len = (u8)w.len;
-    return w.error || numeric ? E_NameInvalid : E_None;
+    return E_None;
 }
 
 /* Reads a name of a message, which r walks: expanded and in lower case (RFC 1035 3.1, 4.1.4). Each

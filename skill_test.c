@@ -2174,11 +2174,6 @@ static void test_f25519_bounds(void)
         f25519_mul(e, d, e);
         f25519_store(y, e);
         bad += memcmp(x, y, 32) != 0;
-        f25519_square(c, a);
-        f25519_mul(d, a, a);
-        f25519_store(x, c);
-        f25519_store(y, d);
-        bad += memcmp(x, y, 32) != 0;
     }
     CHECK(bad == 0);
 }
@@ -4133,17 +4128,17 @@ static void test_x509_host(void)
     };
     for (iz i = 0; i < countof(rows); i++) {
         str host = unit_str(rows[i].host);
-        int got = !dns_valid(host) ? -1 : dns_covers(unit_str(rows[i].pattern), host);
+        int got = !host_valid(host) ? -1 : dns_covers(unit_str(rows[i].pattern), host);
         check_at(__FILE__, __LINE__, got == rows[i].match, rows[i].pattern);
     }
-    CHECK(!dns_valid(S("a\0b")));
+    CHECK(!host_valid(S("a\0b")));
     u8 name[254];
     memset(name, 'a', sizeof name);
     for (int i = 63; i < 254; i += 64)
         name[i] = '.';
-    CHECK(dns_valid((str){name, 253}) && !dns_valid((str){name, 254}));
+    CHECK(host_valid((str){name, 253}) && !host_valid((str){name, 254}));
     name[63] = 'a';
-    CHECK(!dns_valid((str){name, 253}));
+    CHECK(!host_valid((str){name, 253}));
 }
 
 /* Puts GeneralSubtrees: "dns NAME", "ip HEX", "dn HEX", "mail TEXT", "uri TEXT", "raw HEX",
