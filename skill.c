@@ -101,7 +101,7 @@ enum {
 
     HTTP_LINE_MAX = 8192,    /* a status line, header or chunk line; the norm among servers */
     HTTP_HEAD_MAX = 32768,   /* all header lines that are kept */
-    HTTP_HEADERS_MAX = 100,  /* headers and trailers of one answer */
+    HTTP_HEADERS_MAX = 100,  /* headers of one answer, and as many trailers */
     HTTP_INTERIM_MAX = 8,    /* 1xx answers before the real one */
     HTTP_TRIES = 3,          /* one request and two repeats */
     HTTP_REQUEST_MAX = 4096, /* a request without its body */
@@ -1708,6 +1708,8 @@ static err http_read(connection *c, arena *a, iz max, b32 until_close, http_resp
     b32 framed = r->chunked || r->length >= 0 || r->status == 204 || r->status == 304;
     if (c->error || !r->keep || !framed || c->at < c->len)
         connection_close(c);
+    wipe(c->buffer, c->len);
+    c->at = c->len = 0;
     return c->error;
 }
 
@@ -2385,6 +2387,8 @@ static i64 time_parse(str text)
         if (reader_peek(&r) == ':')
             read_byte(&r);
         minutes += read_decimal(&r, 2);
+        if (minutes >= 24 * 60)
+            return -1;
         time -= (zone == '+' ? minutes : -minutes) * 60;
     } else if (zone == 'Z') {
         read_byte(&r);

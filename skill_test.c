@@ -3301,7 +3301,6 @@ static void test_tfl_status_refused(void)
 static void test_tfl_status_without_memory(void)
 {
     static char body[30000];
-    static const char item[][8] = {"{}", "{}", "null"};
     for (iz lines_too = 0; lines_too < 2; lines_too++) {
         iz n = sprintf(body, "[{\"id\":\"a\",\"name\":\"b\",\"lineStatuses\":[{}");
         for (iz i = 0; i < 4000; i++) {
@@ -3325,7 +3324,6 @@ static void test_tfl_status_without_memory(void)
             arena_reset(a);
         }
     }
-    (void)item;
 }
 
 static void test_tfl_disruption_list(void)
@@ -4128,90 +4126,91 @@ static void test_speech_limits_of_many(void)
 #define INTENT(name) "\"type\":\"IntentRequest\",\"intent\":{\"name\":\"" name "\"}"
 
 /* Every request: what comes of it without upstream trouble. */
+static const struct {
+    char request[160], session[80], body[100];
+    char open, card; /* y n, - without speech; S Standard, L LinkAccount, - none */
+    int logs;
+    char has[60];
+} unit_intent_rows[] = {
+    {"\"type\":\"LaunchRequest\"", "", "", 'y', '-', 0, "?"},
+    {INTENT("StatusIntent"), "", "", 'y', '-', 0, "hich line"},
+    {INTENT("DisruptionIntent"), "", "[]", 'n', 'S', 0, "no disruption"},
+    {INTENT("DisruptionIntent"), "", "[{\"description\":\"A delay.\"}]", 'n', 'S', 0, "A delay."},
+    {INTENT("CommuteIntent"), "", "", 'n', 'L', 0, "link"},
+    {INTENT("CommuteIntent"), "\"user\":{\"accessToken\":\"\"}", "", 'n', 'L', 0, "link"},
+    {INTENT("CommuteIntent"), "\"user\":{\"accessToken\":\"TOKEN MARK\"}", "", 'n', 'L', 1, "link"},
+    {INTENT("CommuteIntent"), "\"user\":{\"accessToken\":\"a\\r\\nX: MARK\"}", "", 'n', 'L', 1,
+     "link"},
+    {INTENT("CommuteIntent"), "\"user\":{\"accessToken\":\"TOKENMARK\"}", "{\"favoriteLines\":[]}",
+     'n', '-', 0, "favourite"},
+    {INTENT("AMAZON.HelpIntent"), "", "", 'y', '-', 0, "?"},
+    {INTENT("AMAZON.StopIntent"), "", "", 'n', '-', 0, ""},
+    {INTENT("AMAZON.CancelIntent"), "", "", 'n', '-', 0, ""},
+    {INTENT("AMAZON.NavigateHomeIntent"), "", "", 'n', '-', 0, ""},
+    {INTENT("AMAZON.FallbackIntent"), "", "", 'y', '-', 0, "orry"},
+    {INTENT("AMAZON.RepeatIntent"), "", "", 'y', '-', 0, "othing to repeat"},
+    {INTENT("AMAZON.RepeatIntent"), "\"attributes\":{\"speech\":\"Which line?\"}", "", 'y', '-', 0,
+     "Which line?"},
+    {INTENT("AMAZON.RepeatIntent"), "\"attributes\":{\"speech\":7}", "", 'y', '-', 0,
+     "othing to repeat"},
+    {INTENT("AMAZON.RepeatIntent"), "\"attributes\":null", "", 'y', '-', 0, "othing to repeat"},
+    {INTENT("AMAZON.YesIntent"), "", "", 'y', '-', 1, "orry"},
+    {INTENT(""), "", "", 'y', '-', 1, "orry"},
+    {INTENT("statusintent"), "", "", 'y', '-', 1, "orry"},
+    {INTENT("AMAZON.HelpIntent2"), "", "", 'y', '-', 1, "orry"},
+    {"\"type\":\"IntentRequest\"", "", "", 'y', '-', 1, "orry"},
+    {"\"type\":\"IntentRequest\",\"intent\":null", "", "", 'y', '-', 1, "orry"},
+    {"\"type\":\"SessionEndedRequest\",\"reason\":\"USER_INITIATED\"", "", "", '-', '-', 1, ""},
+    {"\"type\":\"SessionEndedRequest\",\"reason\":\"EXCEEDED_MAX_REPROMPTS\"", "", "", '-', '-', 1,
+     ""},
+    {"\"type\":\"SessionEndedRequest\",\"reason\":\"ERROR\",\"error\":{\"type\":"
+     "\"INVALID_RESPONSE\","
+     "\"message\":\"LOGMARK\"}",
+     "", "", '-', '-', 1, ""},
+    {"\"type\":\"SessionEndedRequest\"", "", "", '-', '-', 1, ""},
+    {"\"type\":\"System.ExceptionEncountered\",\"error\":{\"type\":\"INTERNAL_ERROR\","
+     "\"message\":"
+     "\"LOGMARK\"},\"cause\":{\"requestId\":\"x\"}",
+     "", "", '-', '-', 1, ""},
+    {"\"type\":\"CanFulfillIntentRequest\",\"intent\":{\"name\":\"StatusIntent\"}", "", "", '-',
+     '-', 1, ""},
+    {"\"type\":\"Connections.Response\",\"status\":{\"code\":\"200\"}", "", "", '-', '-', 1, ""},
+    {"\"type\":\"AlexaSkillEvent.SkillEnabled\"", "", "", '-', '-', 1, ""},
+    {"\"type\":\"New.Type\\n\\\"\\u00e9\"", "", "", '-', '-', 1, ""},
+};
+
 static void test_intents_rules(void)
 {
-    static const struct {
-        char request[160], session[80], body[100];
-        char open, card; /* y n, - without speech; S Standard, L LinkAccount, - none */
-        int logs;
-        char has[60];
-    } rows[] = {
-        {"\"type\":\"LaunchRequest\"", "", "", 'y', '-', 0, "?"},
-        {INTENT("StatusIntent"), "", "", 'y', '-', 0, "hich line"},
-        {INTENT("DisruptionIntent"), "", "[]", 'n', 'S', 0, "no disruption"},
-        {INTENT("DisruptionIntent"), "", "[{\"description\":\"A delay.\"}]", 'n', 'S', 0,
-         "A delay."},
-        {INTENT("CommuteIntent"), "", "", 'n', 'L', 0, "link"},
-        {INTENT("CommuteIntent"), "\"user\":{\"accessToken\":\"\"}", "", 'n', 'L', 0, "link"},
-        {INTENT("CommuteIntent"), "\"user\":{\"accessToken\":\"TOKEN MARK\"}", "", 'n', 'L', 1,
-         "link"},
-        {INTENT("CommuteIntent"), "\"user\":{\"accessToken\":\"a\\r\\nX: MARK\"}", "", 'n', 'L', 1,
-         "link"},
-        {INTENT("CommuteIntent"), "\"user\":{\"accessToken\":\"TOKENMARK\"}",
-         "{\"favoriteLines\":[]}", 'n', '-', 0, "favourite"},
-        {INTENT("AMAZON.HelpIntent"), "", "", 'y', '-', 0, "?"},
-        {INTENT("AMAZON.StopIntent"), "", "", 'n', '-', 0, ""},
-        {INTENT("AMAZON.CancelIntent"), "", "", 'n', '-', 0, ""},
-        {INTENT("AMAZON.NavigateHomeIntent"), "", "", 'n', '-', 0, ""},
-        {INTENT("AMAZON.FallbackIntent"), "", "", 'y', '-', 0, "orry"},
-        {INTENT("AMAZON.RepeatIntent"), "", "", 'y', '-', 0, "othing to repeat"},
-        {INTENT("AMAZON.RepeatIntent"), "\"attributes\":{\"speech\":\"Which line?\"}", "", 'y', '-',
-         0, "Which line?"},
-        {INTENT("AMAZON.RepeatIntent"), "\"attributes\":{\"speech\":7}", "", 'y', '-', 0,
-         "othing to repeat"},
-        {INTENT("AMAZON.RepeatIntent"), "\"attributes\":null", "", 'y', '-', 0, "othing to repeat"},
-        {INTENT("AMAZON.YesIntent"), "", "", 'y', '-', 1, "orry"},
-        {INTENT(""), "", "", 'y', '-', 1, "orry"},
-        {INTENT("statusintent"), "", "", 'y', '-', 1, "orry"},
-        {INTENT("AMAZON.HelpIntent2"), "", "", 'y', '-', 1, "orry"},
-        {"\"type\":\"IntentRequest\"", "", "", 'y', '-', 1, "orry"},
-        {"\"type\":\"IntentRequest\",\"intent\":null", "", "", 'y', '-', 1, "orry"},
-        {"\"type\":\"SessionEndedRequest\",\"reason\":\"USER_INITIATED\"", "", "", '-', '-', 1, ""},
-        {"\"type\":\"SessionEndedRequest\",\"reason\":\"EXCEEDED_MAX_REPROMPTS\"", "", "", '-', '-',
-         1, ""},
-        {"\"type\":\"SessionEndedRequest\",\"reason\":\"ERROR\",\"error\":{\"type\":"
-         "\"INVALID_RESPONSE\","
-         "\"message\":\"LOGMARK\"}",
-         "", "", '-', '-', 1, ""},
-        {"\"type\":\"SessionEndedRequest\"", "", "", '-', '-', 1, ""},
-        {"\"type\":\"System.ExceptionEncountered\",\"error\":{\"type\":\"INTERNAL_ERROR\","
-         "\"message\":"
-         "\"LOGMARK\"},\"cause\":{\"requestId\":\"x\"}",
-         "", "", '-', '-', 1, ""},
-        {"\"type\":\"CanFulfillIntentRequest\",\"intent\":{\"name\":\"StatusIntent\"}", "", "", '-',
-         '-', 1, ""},
-        {"\"type\":\"Connections.Response\",\"status\":{\"code\":\"200\"}", "", "", '-', '-', 1,
-         ""},
-        {"\"type\":\"AlexaSkillEvent.SkillEnabled\"", "", "", '-', '-', 1, ""},
-        {"\"type\":\"New.Type\\n\\\"\\u00e9\"", "", "", '-', '-', 1, ""},
-    };
-    for (iz i = 0; i < countof(rows); i++) {
+    for (iz i = 0; i < countof(unit_intent_rows); i++) {
         skill *s = unit_skill();
         script_start();
-        if (rows[i].body[0])
-            unit_upstream(200, rows[i].body);
-        str response = unit_handle(s, unit_request(rows[i].request, rows[i].session));
-        CHECK_ROW(script.logs == rows[i].logs &&
+        if (unit_intent_rows[i].body[0])
+            unit_upstream(200, unit_intent_rows[i].body);
+        str response =
+            unit_handle(s, unit_request(unit_intent_rows[i].request, unit_intent_rows[i].session));
+        CHECK_ROW(script.logs == unit_intent_rows[i].logs &&
                       unit_count(written(&script.log), "\n") == script.logs,
-                  rows[i].request);
+                  unit_intent_rows[i].request);
         CHECK_ROW(!unit_has(written(&script.log), "MARK") && !unit_has(response, "MARK"),
-                  rows[i].request);
-        if (rows[i].open == '-') {
-            CHECK_ROW(unit_is(strict_at(response, "response"), "{}"), rows[i].request);
-            CHECK_ROW(!strict_at(response, "sessionAttributes").ptr, rows[i].request);
+                  unit_intent_rows[i].request);
+        if (unit_intent_rows[i].open == '-') {
+            CHECK_ROW(unit_is(strict_at(response, "response"), "{}"), unit_intent_rows[i].request);
+            CHECK_ROW(!strict_at(response, "sessionAttributes").ptr, unit_intent_rows[i].request);
             continue;
         }
-        unit_check_spoken(response, rows[i].request);
-        CHECK_ROW(unit_has(unit_speech(response), rows[i].has), rows[i].request);
+        unit_check_spoken(response, unit_intent_rows[i].request);
+        CHECK_ROW(unit_has(unit_speech(response), unit_intent_rows[i].has),
+                  unit_intent_rows[i].request);
         CHECK_ROW(unit_is(strict_at(response, "response.shouldEndSession"),
-                          rows[i].open == 'y' ? "false" : "true"),
-                  rows[i].request);
+                          unit_intent_rows[i].open == 'y' ? "false" : "true"),
+                  unit_intent_rows[i].request);
         str card = strict_string_at(response, "response.card.type");
-        CHECK_ROW(rows[i].card == '-'
+        CHECK_ROW(unit_intent_rows[i].card == '-'
                       ? !card.ptr
-                      : unit_is(card, rows[i].card == 'S' ? "Standard" : "LinkAccount"),
-                  rows[i].request);
-        CHECK_ROW(script.connects == (rows[i].body[0] != 0), rows[i].request);
+                      : unit_is(card, unit_intent_rows[i].card == 'S' ? "Standard" : "LinkAccount"),
+                  unit_intent_rows[i].request);
+        CHECK_ROW(script.connects == (unit_intent_rows[i].body[0] != 0),
+                  unit_intent_rows[i].request);
     }
 }
 
