@@ -1,7 +1,7 @@
 # make            build/bootstrap, the program, for this machine
 # make run        a conversation with it on embedded data; SAY="victoria" asks one thing
 # make test       every test          make soak, make fuzz   longer campaigns
-# make bench      start-up and answer times                  make audit   what an auditor counts
+# make audit      what an auditor counts
 #
 # ./cross makes both architectures with the same rules: CC and OUT are its to set.
 
@@ -76,8 +76,8 @@ fuzz:
 	mkdir -p build/corpus
 	$(CC) $(CFLAGS_TEST) -DFUZZ -Wno-unused-function -fsanitize=fuzzer,address,undefined \
 	  -fno-sanitize-recover=undefined -o build/fuzz skill_test.c
-	cd build && ./fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=20 -print_final_stats=1 corpus \
-	  2>&1 | tail -n 12
+	cd build && ./fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=20 corpus >fuzz.log 2>&1 || \
+	  { tail -n 40 fuzz.log; exit 1; }
 
 # Invocations in one process; memory and open files must not grow.
 SOAK ?= 200000

@@ -54,7 +54,6 @@ typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
-typedef unsigned __int128 u128;
 typedef int i32;
 typedef long long i64;
 typedef __PTRDIFF_TYPE__ iz;
@@ -107,7 +106,7 @@ enum {
     HTTP_REQUEST_MAX = 4096, /* a request without its body */
     URL_MAX = 1024,          /* a configured base URL */
 
-    LAMBDA_TRIES = 4,         /* connections that `next` may use up, and failures in a row */
+    LAMBDA_TRIES = 4,         /* failures in a row to be given an event */
     LAMBDA_ID_MAX = 256,      /* a request, invocation or trace id; real ones have 36 to 110 */
     LAMBDA_ANSWER_MAX = 4096, /* what the Runtime API says to a POST; a few dozen bytes */
     LAMBDA_POST_ROOM = 2 * (HTTP_REQUEST_MAX + HTTP_HEAD_MAX + LAMBDA_ANSWER_MAX), /* two tries */
@@ -387,6 +386,11 @@ static str str_trim(str s)
     while (s.len && is_space(s.ptr[s.len - 1]))
         s.len--;
     return s;
+}
+
+static i64 earlier(i64 a, i64 b)
+{
+    return a < b ? a : b;
 }
 
 /* Takes what stands before `byte` off the front of *s, and `byte` with it; all of *s if there is
@@ -1376,9 +1380,13 @@ static b32 connection_fill(connection *c)
     if (c->error || c->at < c->len)
         return !c->error;
     i64 until = c->deadline;
-    b32 probing = c->kept && !c->heard && until != FOREVER;
-    if (probing && until > os_monotonic() + KEPT_SILENCE)
-        until = os_monotonic() + KEPT_SILENCE;
+    if (until != FOREVER) { /* the deadline ends a flow of bytes as well as silence */
+        i64 now = os_monotonic();
+        if (now >= until)
+            return c->error = E_TimedOut, 0;
+        if (c->kept && !c->heard)
+            until = earlier(until, now + KEPT_SILENCE);
+    }
     wipe(c->buffer, c->len);
     c->at = c->len = 0;
     iz n = os_recv(c->fd, c->buffer, CONNECTION_BUFFER, until, &c->error);
@@ -1398,11 +1406,6 @@ static str connection_take(connection *c, iz n)
     str s = {c->buffer + c->at, n < left ? n : left};
     c->at += s.len;
     return s;
-}
-
-static i64 earlier(i64 a, i64 b)
-{
-    return a < b ? a : b;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -1558,9 +1561,9 @@ static u8 http_status_line(connection *c, http_response *r)
     u8 next = http_peek(c);
     if (!good || r->status < 100 || r->status > 599 || (next != ' ' && next != '\r'))
         http_fail(c, E_HttpStatusLine);
+    http_line_rest(c, 0, 12);
     if (c->error)
         r->status = 0;
-    http_line_rest(c, 0, 12);
     return minor;
 }
 
@@ -1725,7 +1728,7 @@ static err url_parse(str text, b32 bare, url *u)
 {
     str rest = text;
     *u = (url){0};
-    if (text.len > URL_MAX || !str_is_visible(text, URL_MAX))
+    if (!str_is_visible(text, URL_MAX))
         return E_UrlMalformed;
     u->origin.https = str_starts(text, S("https://"));
     if (u->origin.https)
@@ -1850,7 +1853,7 @@ static err http_get(connection *c, str request, i64 deadline, arena *a, http_res
         i64 wait = pause;
         ++*tries;
         err error = connection_open(c, deadline);
-        b32 again = error != E_None;
+        b32 again = error && error != E_HttpsMissing && error != E_HostUnknown;
         if (!error) {
             connection_send(c, request);
             error = http_read(c, a, UPSTREAM_BODY_MAX, 1, r);
@@ -1992,26 +1995,31 @@ static err lambda_init(lambda *l, const char *const *env)
     return E_None;
 }
 
-/* Sends GET next. Its answer is read later, so that what must be set up is set up meanwhile. */
-static err lambda_ask(lambda *l)
+/* Sends a GET. Its answer is read later, so that what must be set up is set up meanwhile. */
+static err lambda_ask(lambda *l, const char *what)
 {
-    u8 buf[URL_MAX + 512];
+    u8 buf[HTTP_REQUEST_MAX];
     writer w = writer_of(buf, countof(buf));
     http_put_start(&w, S("GET"), &l->base);
-    put_text(&w, "2018-06-01/runtime/invocation/next");
+    put_text(&w, "2018-06-01/runtime/");
+    put_text(&w, what);
     http_put_origin(&w, &l->base.origin);
     http_put_end(&w, (str){0, 0});
-    if (w.error)
-        return w.error;
-    for (iz n = 1;; n++) {
-        err error = connection_open(&l->connection, FOREVER);
+    if (!w.error && !connection_open(&l->connection, FOREVER))
         connection_send(&l->connection, written(&w));
-        error = l->connection.error;
-        if (!error || n == LAMBDA_TRIES)
-            return error;
-        connection_close(&l->connection);
-        os_sleep(os_monotonic() + (n - 1) * RETRY_PAUSE);
-    }
+    return w.error ? w.error : l->connection.error;
+}
+
+/* Where the program was started for a snapshot, this call ends when a copy of it has been restored
+ * from there. Nothing random has been drawn before it, and no connection outlives it. */
+static err lambda_restore(lambda *l, arena *a)
+{
+    http_response r = {0};
+    err error = lambda_ask(l, "restore/next");
+    if (!error)
+        error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
+    connection_close(&l->connection);
+    return error ? error : r.status == 200 ? E_None : E_RuntimeApiStatus;
 }
 
 /* The smaller of Alexa's and Lambda's time, as a point on the monotonic clock. A deadline that is
@@ -2038,7 +2046,7 @@ static err lambda_receive(lambda *l, arena *a, invocation *i)
     if (r.status != 200)
         return E_RuntimeApiStatus;
     str id = http_header(&r, S("lambda-runtime-aws-request-id"));
-    if (!str_is_visible(id, LAMBDA_ID_MAX) || str_find(id, '/') >= 0)
+    if (!str_is_visible(id, LAMBDA_ID_MAX))
         return E_RequestIdInvalid;
     i->request_id = id;
     i->event = r.body;
@@ -2066,7 +2074,7 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, str what, err t
     writer w = arena_writer(a, HTTP_REQUEST_MAX + body.len);
     http_put_start(&w, S("POST"), &l->base);
     put_text(&w, "2018-06-01/runtime/invocation/");
-    http_put(&w, i->request_id, 0);
+    http_put_encoded(&w, i->request_id);
     put(&w, what);
     http_put_origin(&w, &l->base.origin);
     if (i->invocation_id.len)
@@ -2085,6 +2093,8 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, str what, err t
         error = connection_open(&l->connection, FOREVER);
         connection_send(&l->connection, request);
         error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
+        if (r.status >= 200) /* has been read, and counts whatever follows it */
+            error = E_None;
     }
     if (!error && r.status >= 500)
         error = E_RuntimeApiStatus;
@@ -2226,8 +2236,8 @@ static err alexa_parse(str event, arena *a, alexa_request *r)
 /* The access token: the session's, or else the context's. */
 static str alexa_token(const alexa_request *r)
 {
-    return r
-        ->member[r->member[ALEXA_SESSION_TOKEN].len ? ALEXA_SESSION_TOKEN : ALEXA_CONTEXT_TOKEN];
+    str token = r->member[ALEXA_SESSION_TOKEN];
+    return token.len ? token : r->member[ALEXA_CONTEXT_TOKEN];
 }
 
 /* b64token, RFC 6750 section 2.1: 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"=" */
@@ -2436,7 +2446,7 @@ static line_status *tfl_parse_status(json *j, task *t)
         else if (i == 1)
             s->description = json_text(j, t->arena);
         else if (i == 2)
-            s->reason = json_text(j, t->arena);
+            s->reason = str_trim(json_text(j, t->arena));
         else
             s->now = tfl_parse_periods(j, t);
     }
@@ -2752,19 +2762,17 @@ enum { SEVERITY_COUNT = 21, SEVERITY_GOOD = 10, SEVERITY_INFORMATION = 19 };
 static str text_fold(writer *w, str text)
 {
     for (iz i = 0; i < text.len; i++) {
-        u8 c = to_lower(text.ptr[i]);
+        u8 c = to_lower(text.ptr[i]), last = str_at(written(w), w->len - 1);
+        b32 apart = last && last != ' ';
         if (c == '&')
-            put_text(w, " and ");
+            put(w, apart ? S(" and ") : S("and "));
         else if (is_alnum(c) || c >= 0x80)
             put_byte(w, c);
-        else if (!is_one_of(c, ".'"))
-            put_byte(w, c < ' ' && !is_space(c) ? '?' : ' ');
+        else if (c < ' ' && !is_space(c))
+            put_byte(w, '?');
+        else if (apart && !is_one_of(c, ".'"))
+            put_byte(w, ' ');
     }
-    iz n = 0;
-    for (iz i = 0; i < w->len; i++)
-        if (w->buf[i] != ' ' || (n && w->buf[n - 1] != ' '))
-            w->buf[n++] = w->buf[i];
-    writer_cut(w, n);
     return w->error ? S("") : str_trim(written(w));
 }
 
@@ -2792,7 +2800,9 @@ static known_line line_find(str said)
     str folded = line_fold(&w, said), rows = S(line_table);
     while (folded.len && rows.len) {
         str row = str_cut(&rows, '\n');
-        known_line found = {.id = str_cut(&row, '|'), .name = str_cut(&row, '|')};
+        known_line found;
+        found.id = str_cut(&row, '|');
+        found.name = str_cut(&row, '|');
         while (row.len)
             if (str_eq(str_cut(&row, '|'), folded))
                 return found;
@@ -2884,15 +2894,15 @@ static void say_put(writer *w, str text)
         else if (end > i)
             put(w, str_span(text, i, end));
         else if (c == '&')
-            put(w, str_at(text, i + 1) == ' ' ? last == ' ' ? S("and") : S(" and")
-                   : last == ' ' ? S("and ")
-                                              : S(" and "));
+            put(w, last == ' ' || !last ? S("and") : S(" and"));
         else if (c == '<')
             put_text(w, "&lt;");
         else if (c == '>')
             put_text(w, "&gt;");
         else if (c != '.' || last != '.')
             put_byte(w, c);
+        if (c == '&' && str_at(text, i + 1) != ' ')
+            put_byte(w, ' ');
         i = end > i ? end : i + 1;
     }
 }
@@ -2902,12 +2912,12 @@ static void say_put(writer *w, str text)
  * letter, as in D.L.R., ends no sentence. */
 static str text_cut(str s, iz max)
 {
-    iz sentence = 0, word = 0, character = 0, entity = -5; /* the longest is &amp; */
+    iz sentence = 0, word = 0, character = 0, entity = -4; /* &lt; has four bytes */
     if (s.len <= max)
         return s;
     for (iz i = 1; i <= max; i++) {
         u8 c = s.ptr[i - 1];
-        entity = c == '&' ? i : c == ';' ? -5 : entity;
+        entity = c == '&' ? i : c == ';' ? -4 : entity;
         if ((s.ptr[i] & 0xc0) != 0x80 && i - entity >= 4)
             character = i;
         if (s.ptr[i] != ' ')
@@ -2919,10 +2929,9 @@ static str text_cut(str s, iz max)
     return str_span(s, 0, sentence ? sentence : word ? word : character);
 }
 
-/* The name of a line inside a sentence: "the Victoria line", "the DLR", "the Elizabeth line". */
+/* What a line is called behind "the": Victoria line, DLR, Elizabeth line. */
 static void line_put_name(writer *w, str name)
 {
-    put_text(w, "the ");
     put(w, name);
     iz n = name.len;
     b32 whole = str_eq_nocase(name, S("DLR")) || str_eq_nocase(name, S("London Overground")) ||
@@ -2937,6 +2946,7 @@ static void line_put_sentence(writer *w, str sentence, str name)
     put(w, w->len ? S(" ") : S(""));
     iz start = w->len;
     put(w, head);
+    put(w, name.len ? S("the ") : S(""));
     if (name.len)
         line_put_name(w, name);
     else
@@ -2975,34 +2985,45 @@ static void status_put(writer *w, const line_status *s, str name)
     }
 }
 
-/* A reason without the prefix in which TfL repeats this line's own name. */
-static str reason_of(const line *l, arena *a, str raw)
+/* Is this prefix of a reason the line's own name, with or without "line"? What people call the
+ * line is not: Hammersmith may be the station. */
+static b32 line_is_called(str prefix, str name)
 {
-    str text = text_tidy(a, raw, 1), rest = text;
-    str prefix = str_cut(&rest, ':');
     u8 one[64], two[64];
     writer w1 = writer_of(one, countof(one)), w2 = writer_of(two, countof(two));
-    str folded = line_fold(&w1, prefix), known = line_find(prefix).id;
-    b32 own = folded.len && str_eq(folded, line_fold(&w2, l->name));
-    own |= known.len && str_eq(known, line_find(l->name).id);
-    rest = str_trim(rest);
-    return own && rest.len ? rest : text;
+    str called = line_fold(&w1, prefix), own = line_fold(&w2, name);
+    if (str_is(called, "docklands light railway"))
+        called = S("dlr");
+    return called.len && str_eq(called, own);
+}
+
+/* A reason without the prefix in which TfL repeats this line's own name; nothing if it is no more
+ * than that. `name` is what the line is called here. */
+static str reason_of(const line *l, str name, arena *a, str raw)
+{
+    str text = text_tidy(a, raw, 1), rest = text, prefix = str_cut(&rest, ':');
+    while (rest.len && (line_is_called(prefix, l->name) || line_is_called(prefix, name))) {
+        text = rest = str_trim(rest);
+        prefix = str_cut(&rest, ':');
+    }
+    return text.len > 1 ? text : S("");
 }
 
 /* Does the text name the line, whatever the case and the form of "and"? */
 static b32 text_names(arena *a, str text, str name)
 {
-    u8 buf[96];
-    writer w = writer_of(buf, countof(buf)), call = arena_writer(a, name.len + 16);
+    u8 called[96], folded[96];
+    b32 found = 0;
+    writer call = writer_of(called, countof(called)), w = writer_of(folded, countof(folded));
     line_put_name(&call, name);
-    str wanted = text_fold(&w, str_from(arena_keep(a, &call), 4));
-    writer folded = arena_writer(a, text.len * 5);
-    text = text_fold(&folded, text);
-    arena_keep(a, &folded);
-    for (iz i = 0; wanted.len && i + wanted.len <= text.len; i++)
-        if (str_eq(str_span(text, i, i + wanted.len), wanted))
-            return 1;
-    return 0;
+    str wanted = text_fold(&w, call.error ? S("") : written(&call));
+    writer all = arena_writer(a, text.len * 5);
+    text = text_fold(&all, text);
+    for (iz i = 0; wanted.len && i + wanted.len <= text.len && !found; i++)
+        found = str_eq(str_span(text, i, i + wanted.len), wanted);
+    writer_cut(&all, 0);
+    arena_keep(a, &all);
+    return found;
 }
 
 /* The statuses that hold now and matter, the worst first, in TfL's order where equally bad: those
@@ -3048,7 +3069,7 @@ static str line_message(const line *l, str name, arena *a)
     b32 named = 0;
     iz count = statuses_now(l, now);
     for (iz i = 0; i < count; i++) {
-        reasons[i] = reason_of(l, a, now[i]->reason);
+        reasons[i] = reason_of(l, name, a, now[i]->reason);
         named |= text_names(a, reasons[i], name);
     }
     writer w = arena_writer(a, LINE_MESSAGE_MAX);
@@ -3311,7 +3332,7 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
     }
     writer title = arena_writer(t->arena, 64);
     line_put_name(&title, wanted.name);
-    r->title = str_from(arena_keep(t->arena, &title), 4);
+    r->title = arena_keep(t->arena, &title);
     if (ids.count > 1)
         intent_overground(t, lines, r);
     else
@@ -3406,7 +3427,7 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
         return;
     }
     error = commute_status(t, &favourites, &lines, &unknown);
-    if (error || !lines) {
+    if (error || (!lines && !unknown)) {
         intent_apologise(r, 0);
         return;
     }
@@ -3515,11 +3536,17 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
               "program; to try it here, type: make run\n"));
     iz failures = 0;
     l->log = &s->log;
+    if (!error && str_is(env_get(env, S("AWS_LAMBDA_INITIALIZATION_TYPE")), "snap-start")) {
+        skill_init(s, env);
+        error = lambda_restore(l, a);
+        if (error)
+            log_line(&s->log, LOG_FATAL, S("not restored"), S(""), error);
+    }
     for (b32 first = 1; !error; first = 0) {
         invocation i;
         arena_reset(a);
         s->log.request_id = S("");
-        error = lambda_ask(l);
+        error = lambda_ask(l, "invocation/next");
         if (first)
             skill_init(s, env);
         error = error ? error : lambda_receive(l, a, &i);
@@ -3529,6 +3556,7 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
         } else if (error != E_RuntimeApiStatus && ++failures < LAMBDA_TRIES) {
             log_line(&s->log, LOG_WARN, S("no event"), S(""), error);
             connection_close(&l->connection);
+            os_sleep(os_monotonic() + (failures - 1) * RETRY_PAUSE);
             error = E_None;
         }
         if (error)

@@ -2027,6 +2027,7 @@ static void test_http_leaves_clean_memory(void)
 static int vector_http(str response, str body, i32 status, int expect_valid)
 {
     static connection c;
+    b32 good = 0;
     iz valid = 0;
     for (iz most = 0; most < 2; most++) {
         http_response r;
@@ -2034,12 +2035,13 @@ static int vector_http(str response, str body, i32 status, int expect_valid)
         script.most = most;
         script_add(response, THEN_END);
         unit_open(&c, script.now + SECOND);
-        valid += !http_read(&c, unit_arena(), UPSTREAM_BODY_MAX, 1, &r) && r.status == status &&
-                 str_eq(r.body, body) && script.stream[0].taken == response.len;
+        good = !http_read(&c, unit_arena(), UPSTREAM_BODY_MAX, 1, &r) && r.status == status &&
+               str_eq(r.body, body) && script.stream[0].taken == response.len;
+        valid += good;
         connection_close(&c);
     }
     script.on = 0;
-    return valid == (expect_valid ? 2 : valid & 1);
+    return expect_valid ? valid == 2 : !good; /* byte by byte nothing is taken that is not read */
 }
 
 static void test_http_vectors(void)
@@ -2441,7 +2443,7 @@ static void test_lambda_place(void)
     for (iz i = 0; i < countof(rows); i++) {
         unit_lambda *u = unit_lambda_of(rows[i].place);
         script_start();
-        CHECK_ROW(!lambda_ask(&u->l), rows[i].place);
+        CHECK_ROW(!lambda_ask(&u->l, "invocation/next"), rows[i].place);
         CHECK_ROW(str_starts(written(&script.sent), unit_str(rows[i].start)), rows[i].place);
         CHECK_ROW(script.to.port == 9001, rows[i].place);
         CHECK_ROW(unit_count(written(&script.sent), "User-Agent: ") == 1, rows[i].place);
@@ -2495,7 +2497,7 @@ static err unit_receive(unit_lambda **u, const char *head, const char *body, inv
     script_start();
     unit_print(text, sizeof text, "%sContent-Length: %zu\r\n\r\n%s", head, strlen(body), body);
     script_add(unit_str(text), THEN_MORE);
-    CHECK(!lambda_ask(&(*u)->l));
+    CHECK(!lambda_ask(&(*u)->l, "invocation/next"));
     return lambda_receive(&(*u)->l, unit_arena(), i);
 }
 
@@ -2570,15 +2572,15 @@ static void test_lambda_receive_faulty_event(void)
     u = unit_lambda_of("127.0.0.1:9001");
     script_start();
     script_add(S(OK ID "Transfer-Encoding: chunked\r\n\r\n3\r\nabcX"), THEN_END);
-    CHECK(!lambda_ask(&u->l) && !lambda_receive(&u->l, unit_arena(), &i));
+    CHECK(!lambda_ask(&u->l, "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i));
     CHECK(i.error == E_HttpChunk && i.request_id.len && u->l.connection.fd == -1);
     script_start();
     script_add(S(OK ID "Content-Length: 6292481\r\n\r\n"), THEN_END); /* 6 MiB + 1025 */
-    CHECK(!lambda_ask(&u->l) && !lambda_receive(&u->l, unit_arena(), &i));
+    CHECK(!lambda_ask(&u->l, "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i));
     CHECK(i.error == E_HttpBodyTooLarge && i.request_id.len);
     script_start();
     script_add(S(""), THEN_END);
-    CHECK(!lambda_ask(&u->l));
+    CHECK(!lambda_ask(&u->l, "invocation/next"));
     CHECK(lambda_receive(&u->l, unit_arena(), &i) == E_ConnectionClosed);
 }
 
@@ -2597,28 +2599,22 @@ static void test_lambda_receive_large(void)
                    THEN_MORE);
         script_add((str){event, SIZE}, THEN_MORE);
         script_add(chunked ? S("\r\n0\r\n\r\n") : S(""), THEN_MORE);
-        CHECK(!lambda_ask(&u->l) && !lambda_receive(&u->l, unit_arena(), &i) && !i.error);
+        CHECK(!lambda_ask(&u->l, "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i) &&
+              !i.error);
         CHECK(i.event.len == SIZE && i.event.ptr[SIZE - 1] == '7' && !script.faults);
     }
 }
 
-static void test_lambda_ask_again(void)
+static void test_lambda_ask_once(void)
 {
     unit_lambda *u = unit_lambda_of("127.0.0.1:9001");
     script_start();
-    script.connect[0] = script.connect[1] = E_ConnectRefused;
-    CHECK(!lambda_ask(&u->l) && script.connects == 3);
-    CHECK(unit_count(written(&script.sent), "GET ") == 1);
+    CHECK(!lambda_ask(&u->l, "invocation/next") && script.connects == 1);
+    CHECK(str_starts(written(&script.sent), S("GET /2018-06-01/runtime/invocation/next HTTP/1.1")));
     u = unit_lambda_of("127.0.0.1:9001");
     script_start();
-    for (int i = 0; i < SCRIPT_ERRORS; i++)
-        script.connect[i] = E_ConnectRefused;
-    CHECK(lambda_ask(&u->l) == E_ConnectRefused && script.connects == LAMBDA_TRIES);
-    u = unit_lambda_of("127.0.0.1:9001");
-    script_start();
-    script.send[0] = E_ConnectionReset; /* the kept connection was dead */
-    CHECK(!lambda_ask(&u->l) && script.connects == 2 &&
-          unit_count(written(&script.sent), "GET ") == 1);
+    script.connect[0] = E_ConnectRefused;
+    CHECK(lambda_ask(&u->l, "invocation/next") == E_ConnectRefused && script.connects == 1);
 }
 
 static invocation unit_invocation(const char *invocation_id)
@@ -2717,6 +2713,48 @@ static void test_lambda_post_statuses(void)
                   rows[k].status);
         CHECK_ROW(script.logs == rows[k].logs && script.connects == 1, rows[k].status);
         CHECK_ROW(!unit_has(written(&script.log), "wrong"), rows[k].status);
+    }
+}
+
+/* An answer whose status is known is never a reason to send the response a second time. */
+static void test_lambda_post_odd_answers(void)
+{
+    static char text[6000];
+    const char *heads[] = {"413 x\r\nContent-Length: 5000", "202 x", "202 x\r\nbad header",
+                           "202 x\r\nTransfer-Encoding: gzip"};
+    for (iz k = 0; k < countof(heads); k++) {
+        invocation i = unit_invocation("");
+        unit_lambda *u = unit_lambda_of("127.0.0.1:9001");
+        script_start();
+        iz n = sprintf(text, "HTTP/1.1 %s\r\n\r\n", heads[k]);
+        memset(text + n, 'x', 5000);
+        script_add((str){(u8 *)text, n + 5000}, THEN_END);
+        CHECK_ROW(!lambda_respond(&u->l, unit_arena(), &i, S("{}")), heads[k]);
+        CHECK_ROW(unit_count(written(&script.sent), "POST ") == 1, heads[k]);
+    }
+}
+
+/* restore/next comes first and over a connection of its own; anything but 200 ends the program. */
+static void test_lambda_restore(void)
+{
+    for (int status = 200; status <= 500; status += 300) {
+        static const char *env[] = {"AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001",
+                                    "AWS_LAMBDA_INITIALIZATION_TYPE=snap-start", 0};
+        static u8 memory[PROCESS_BYTES] __attribute__((aligned(16)));
+        char text[80];
+        memset(memory, 0, sizeof memory);
+        arena process = arena_of(memory, PROCESS_BYTES);
+        script_start();
+        unit_print(text, sizeof text, "HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", status);
+        script_add(unit_str(text), THEN_END);
+        script_add(S("HTTP/1.1 403 x\r\nContent-Length: 0\r\n\r\n"), THEN_END);
+        CHECK(skill_run(&process, unit_arena(), env) == 1);
+        str sent = written(&script.sent);
+        CHECK(str_starts(sent, S("GET /2018-06-01/runtime/restore/next HTTP/1.1\r\n")));
+        CHECK(unit_count(sent, "/invocation/next ") == (status == 200));
+        CHECK(script.connects == (status == 200 ? 2 : 1));
+        CHECK(unit_has(written(&script.log), "RuntimeApiStatus"));
+        os_unguard(memory, PROCESS_BYTES);
     }
 }
 
@@ -3849,6 +3887,14 @@ static const struct {
     /* untidy texts */
     {"victoria", "Victoria", SEV(9, "  Delays   at\\r\\n Pimlico..  Sorry...  "),
      "Delays at Pimlico. Sorry.", ""},
+    {"victoria", "Victoria", SEV(6, "Victoria Line: Severe delays.") "," SEV(10, " "),
+     "Severe delays.", "good service"},
+    {"victoria", "Victoria", SEV(6, "Victoria Line:"), "severe delays on the Victoria line.",
+     ". ."},
+    {"victoria", "Victoria", SEV(6, "Victoria Line: VICTORIA LINE: No trains."), "No trains.",
+     "LINE:"},
+    {"hammersmith", "Hammersmith & City", SEV(9, "Hammersmith: the station is closed."),
+     "Hammersmith: the station is closed.", ""},
     {"victoria", "Victoria", SEV(9, "No stop at the end"), "No stop at the end.", ""},
     {"victoria", "Victoria", SEV(9, "A <b>bold</b> text & more \\u0001\\u0000x"),
      "A &lt;b&gt;bold&lt;/b&gt; text and more x", "<b>"},
@@ -4490,6 +4536,7 @@ static void test_commute_refused(void)
     unit_upstream(404, "{}");
     response = unit_handle(s, unit_intent("CommuteIntent", "", unit_commute_session));
     unit_check_spoken(response, "no line known");
+    CHECK(unit_has(unit_speech(response), "doesn't know"));
     s = unit_skill(); /* not set up */
     s->preferences.error = E_PreferencesNotSet;
     script_start();
@@ -4658,6 +4705,35 @@ static void test_loop_survives_exhaustion(void)
     }
 }
 
+/* Whatever room there is, an event ends in a response or in an error, never in a trap. */
+static void test_loop_any_room(void)
+{
+    const char *intents[] = {"StatusIntent", "CommuteIntent", "DisruptionIntent",
+                             "AMAZON.HelpIntent"};
+    iz answered = 0, refused = 0;
+    for (iz k = 0; k < countof(intents); k++)
+        for (iz room = 0; room < 100000; room += room < 8000 ? 16 : 1008) {
+            skill *s = unit_skill();
+            arena *a = unit_small_arena(room);
+            str response = {0, 0};
+            script_start();
+            if (!strcmp(intents[k], "CommuteIntent")) {
+                unit_upstream(200, "{\"favoriteLines\":[\"victoria\",\"dlr\"]}");
+                script_add(S(""), THEN_SILENCE);
+            }
+            unit_upstream(200, strcmp(intents[k], "DisruptionIntent")
+                                   ? "[" WELL("Victoria") "," WELL("DLR") "]"
+                                   : "[{\"description\":\"One.\"},{\"description\":\"Two\"}]");
+            invocation i = {.request_id = S("req-1"), .deadline = script.now + 7 * SECOND};
+            i.event = unit_intent(intents[k], "overground", unit_commute_session);
+            err error = skill_handle(s, &i, a, &response);
+            answered += !error && strict_json(response);
+            refused += error == E_OutOfMemory;
+            CHECK_ROW(error ? error == E_OutOfMemory : strict_json(response), unit_error(error));
+        }
+    CHECK(answered > 100 && refused > 100);
+}
+
 static iz unit_search(const u8 *from, iz n, const char *text)
 {
     iz size = (iz)strlen(text), count = 0;
@@ -4684,8 +4760,8 @@ static void test_loop_wipes(void)
     CHECK(unit_has(written(&script.sent), "Bearer TOKENMARK.1234567\r\n"));
     CHECK(unit_has(written(&script.sent), "req-0/response") &&
           unit_has(written(&script.sent), "good service"));
-    static const char marks[][12] = {"TOKENMARK", "TOK\\u0045N", "1234567", "SAIDMARK",
-                                     "SESSIONMARK"};
+    static const char marks[][12] = {"TOKENMARK", "TOK\\u0045N", "1234567",
+                                     "SAIDMARK",  "SESSIONMARK", "USERMARK"};
     os_unguard(memory, INVOCATION_BYTES);
     os_unguard(unit_process, UNIT_PROCESS);
     for (iz i = 0; i < countof(marks); i++) {
@@ -8156,10 +8232,12 @@ static const struct {
     {"lambda_receive_refused", test_lambda_receive_refused},
     {"lambda_receive_faulty_event", test_lambda_receive_faulty_event},
     {"lambda_receive_large", test_lambda_receive_large},
-    {"lambda_ask_again", test_lambda_ask_again},
+    {"lambda_ask_once", test_lambda_ask_once},
     {"lambda_post", test_lambda_post},
     {"lambda_error_names", test_lambda_error_names},
     {"lambda_post_statuses", test_lambda_post_statuses},
+    {"lambda_post_odd_answers", test_lambda_post_odd_answers},
+    {"lambda_restore", test_lambda_restore},
     {"lambda_post_again", test_lambda_post_again},
     {"log_levels", test_log_levels},
     {"log_lines", test_log_lines},
@@ -8199,6 +8277,7 @@ static const struct {
     {"loop_conversation", test_loop_conversation},
     {"loop_hostile_events", test_loop_hostile_events},
     {"loop_survives_exhaustion", test_loop_survives_exhaustion},
+    {"loop_any_room", test_loop_any_room},
     {"loop_wipes", test_loop_wipes},
     {"loop_reconnects", test_loop_reconnects},
     {"loop_without_lambda", test_loop_without_lambda},
