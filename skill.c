@@ -176,8 +176,7 @@ static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; the
     X(HttpRequestUnsafe, "a character that a request must not hold")       \
     X(HttpBusy, "the service answered 408, 429 or 5xx")                    \
     X(HttpStatus, "an unexpected status")                                  \
-    X(RuntimeApiMissing, "AWS_LAMBDA_RUNTIME_API is not set")              \
-    X(RuntimeApiUrl, "AWS_LAMBDA_RUNTIME_API is malformed")                \
+    X(RuntimeApiUrl, "AWS_LAMBDA_RUNTIME_API is missing or malformed")     \
     X(RuntimeApiStatus, "an unexpected status from the Runtime API")       \
     X(RequestIdInvalid, "no request id, or one that is not visible ASCII") \
     X(InvocationIdInvalid, "the invocation id is not visible ASCII")       \
@@ -421,7 +420,8 @@ static b32 str_to_uint(str s, u64 max, u64 *value)
             return 0;
         v = v * 10 + (u64)(s.ptr[i] - '0');
     }
-    *value = v;
+    if (s.len)
+        *value = v;
     return s.len > 0;
 }
 
@@ -498,11 +498,17 @@ static void *arena_alloc(arena *a, iz n)
 
 #define arena_new(arena, type, count) ((type *)arena_alloc(arena, (iz)sizeof(type) * (count)))
 
+/* Takes back and wipes everything from `mark` on, a former value of a->at. */
+static void arena_rewind(arena *a, u8 *mark)
+{
+    os_unguard(mark, a->at - mark);
+    wipe(mark, a->at - mark);
+    a->at = mark;
+}
+
 static void arena_reset(arena *a)
 {
-    os_unguard(a->start, a->at - a->start);
-    wipe(a->start, a->at - a->start);
-    a->at = a->start;
+    arena_rewind(a, a->start);
 }
 
 typedef struct {
@@ -1063,17 +1069,17 @@ static void json_put_text(writer *w, str raw)
 /* A walk through the members of an object, and of objects in it, that have one of the wanted
  * paths: "user.accessToken" is the member accessToken of the member user. */
 typedef struct {
-    const char *paths; /* separated by blanks */
-    u32 seen;          /* which of them have been met: bit i for path i */
-    iz outside;        /* the depth outside the object */
-    iz len;            /* the path of the object that the walk is in, */
+    str paths;  /* separated by blanks */
+    u32 seen;   /* which of them have been met: bit i for path i */
+    iz outside; /* the depth outside the object */
+    iz len;     /* the path of the object that the walk is in, */
     u8 path[JSON_PATH_MAX];
 } json_walk;
 
 /* Enters the next value if it is an object; else steps over it and gives false. */
 static b32 json_walk_start(json_walk *walk, json *j, const char *paths)
 {
-    walk->paths = paths;
+    walk->paths = str_of_array(paths, URL_MAX);
     walk->seen = 0;
     walk->outside = j->depth;
     walk->len = 0;
@@ -1106,7 +1112,7 @@ static void json_walk_out(json_walk *walk)
  * or -1. Counts it as met if `take` says so. */
 static i32 json_walk_find(json_walk *walk, b32 inside, b32 take)
 {
-    str list = str_of_array(walk->paths, URL_MAX), here = {walk->path, walk->len};
+    str list = walk->paths, here = {walk->path, walk->len};
     for (i32 i = 0; list.len; i++) {
         str path = str_cut(&list, ' ');
         invariant(i < 32);
@@ -1351,17 +1357,21 @@ static void connection_close(connection *c)
     c->at = c->len = 0;
 }
 
-/* Makes ready for a request and its answer: opens a socket unless one is kept. Errors: of the
- * host (E_HostUnknown, E_HttpsMissing) and of the connect. */
+/* Makes ready for a request and its answer: opens a socket unless one is kept. One that was closed
+ * meanwhile, or on which bytes have come that nobody asked for, is not used again (RFC 9112 section
+ * 9.2). Errors: of the host (E_HostUnknown, E_HttpsMissing) and of the connect. */
 static err connection_open(connection *c, i64 deadline)
 {
+    err idle = E_None;
+    address to;
+    if (c->fd >= 0 && (os_recv(c->fd, c->buffer, 1, 0, &idle) >= 0 || idle != E_TimedOut))
+        connection_close(c);
     c->deadline = deadline;
     c->heard = 0;
     c->error = E_None;
     c->kept = c->fd >= 0;
     if (c->kept)
         return E_None;
-    address to;
     err error = c->to.https ? E_HttpsMissing : address_of_host(c->to.host, c->to.port, &to);
     if (!error)
         error = os_connect(&c->fd, &to, deadline);
@@ -1827,15 +1837,16 @@ static void http_put_end(writer *w, str body)
     put(w, body);
 }
 
-/* delay-seconds of Retry-After, RFC 9110 section 10.2.3, in ns; -1 if there is none. A date is
- * not understood and counts as too late. */
-static i64 http_retry_after(const http_response *r)
+/* delay-seconds of Retry-After, RFC 9110 section 10.2.3, in ns, or else `otherwise`. A date is not
+ * understood and counts as too late. */
+static i64 http_retry_after(const http_response *r, i64 otherwise)
 {
     str value = http_header(r, S("retry-after"));
-    u64 seconds;
+    u64 seconds = 3600;
     if (!value.ptr)
-        return -1;
-    return str_to_uint(value, 3600, &seconds) ? (i64)seconds * SECOND : 3600 * SECOND;
+        return otherwise;
+    str_to_uint(value, 3600, &seconds);
+    return (i64)seconds * SECOND;
 }
 
 static b32 http_is_busy(i32 status)
@@ -1849,8 +1860,10 @@ static b32 http_is_busy(i32 status)
  * no pause. E_HttpBusy when the last answer was one of those; *tries counts the requests. */
 static err http_get(connection *c, str request, i64 deadline, arena *a, http_response *r, iz *tries)
 {
+    u8 *mark = a->at;
     for (i64 pause = RETRY_PAUSE;; pause *= 3) {
         i64 wait = pause;
+        arena_rewind(a, mark); /* what the try before received */
         ++*tries;
         err error = connection_open(c, deadline);
         b32 again = error && error != E_HttpsMissing && error != E_HostUnknown;
@@ -1863,7 +1876,7 @@ static err http_get(connection *c, str request, i64 deadline, arena *a, http_res
         if (!error && http_is_busy(r->status)) {
             again = 1;
             error = E_HttpBusy;
-            wait = http_retry_after(r) < 0 ? wait : http_retry_after(r);
+            wait = http_retry_after(r, wait);
         }
         i64 until = os_monotonic() + wait;
         if (!again || *tries == HTTP_TRIES || until >= deadline)
@@ -1968,6 +1981,18 @@ static void log_line(const logger *log, log_level level, str what, str which, er
     os_log(written(&w));
 }
 
+/* A service, or Lambda itself, did not answer as it should. */
+static void log_status(const logger *log, str what, i32 status, iz tries, err error)
+{
+    u8 buf[64];
+    writer w = writer_of(buf, countof(buf));
+    put_text(&w, "status=");
+    put_uint(&w, (u64)status, 1);
+    put_text(&w, ",tries=");
+    put_uint(&w, (u64)tries, 1);
+    log_line(log, LOG_ERROR, what, written(&w), error);
+}
+
 /* What `next` gave. The slices live in the invocation's arena. */
 typedef struct {
     str request_id;
@@ -1987,8 +2012,6 @@ typedef struct {
 static err lambda_init(lambda *l, const char *const *env)
 {
     str place = env_get(env, S("AWS_LAMBDA_RUNTIME_API"));
-    if (!place.len)
-        return E_RuntimeApiMissing;
     if (url_parse(place, 1, &l->base) || l->base.origin.https)
         return E_RuntimeApiUrl;
     connection_init(&l->connection, l->base.origin);
@@ -2088,8 +2111,9 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, str what, err t
     http_put_end(&w, body);
     str request = arena_keep(a, &w);
     http_response r;
+    iz tries = 0;
     err error = w.error;
-    for (iz n = 0; n < 2 && (!n || error) && !w.error; n++) {
+    for (; tries < 2 && (!tries || error) && !w.error; tries++) {
         error = connection_open(&l->connection, FOREVER);
         connection_send(&l->connection, request);
         error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
@@ -2099,7 +2123,7 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, str what, err t
     if (!error && r.status >= 500)
         error = E_RuntimeApiStatus;
     if (!error && (r.status < 200 || r.status > 299))
-        log_line(l->log, LOG_ERROR, S("Lambda refused"), what, E_RuntimeApiStatus);
+        log_status(l->log, what, r.status, tries, E_RuntimeApiStatus);
     return error;
 }
 
@@ -2324,13 +2348,14 @@ static void skill_init(skill *s, const char *const *env)
 }
 
 /* Sends the request that w holds up to its last header. Any status but 200 is E_HttpStatus; which
- * one it was stands in the response and in the log. */
+ * one it was stands in the response, whose head and body are gone then, and in the log. */
 static err service_get(task *t, service *s, writer *w, str what, http_response *r)
 {
     iz tries = 0;
     http_put_end(w, (str){0, 0});
     err error = w->error;
     str request = arena_keep(t->arena, w);
+    u8 *mark = t->arena->at;
     *r = (http_response){0};
     if (!error)
         error = http_get(&s->connection, request, t->deadline, t->arena, r, &tries);
@@ -2338,13 +2363,8 @@ static err service_get(task *t, service *s, writer *w, str what, http_response *
         error = E_HttpStatus;
     if (!error)
         return E_None;
-    u8 buf[64];
-    writer detail = writer_of(buf, countof(buf));
-    put_text(&detail, "status=");
-    put_uint(&detail, (u64)r->status, 1);
-    put_text(&detail, ",tries=");
-    put_uint(&detail, (u64)tries, 1);
-    log_line(&t->skill->log, LOG_ERROR, what, written(&detail), error);
+    log_status(&t->skill->log, what, r->status, tries, error);
+    arena_rewind(t->arena, mark);
     return error;
 }
 
@@ -2476,18 +2496,20 @@ static line *tfl_parse_line(json *j, task *t)
     return l;
 }
 
-/* Appends the lines of an answer to the list. E_JsonShape unless it is an array of lines that have
- * a name and an id. */
+/* Appends the lines of an answer to the list. E_JsonShape unless it is an array of lines, one at
+ * least, that have a name and an id. */
 static err tfl_parse_lines(str body, task *t, line **list)
 {
     json j;
     while (*list)
         list = &(*list)->next;
     json_start(&j, body);
-    b32 array = json_enter(&j, JSON_ARRAY), good = 1;
+    b32 array = json_enter(&j, JSON_ARRAY), good = 0;
     while (array && json_element(&j)) {
         line *l = tfl_parse_line(&j, t);
-        good &= l && l->name.len && l->id.len;
+        good = l && l->name.len && l->id.len;
+        if (!good)
+            json_fail(&j, E_JsonShape);
         if (l) {
             *list = l;
             list = &l->next;
@@ -2548,7 +2570,7 @@ static err tfl_status(task *t, const str *ids, iz count, line **lines)
     tfl_put_query(t, &w);
     err error = service_get(t, &t->skill->tfl, &w, S("TfL status"), &r);
     if (error)
-        return r.status == 404 ? E_LineUnknown : error;
+        return error == E_HttpStatus && r.status == 404 ? E_LineUnknown : error;
     error = tfl_parse_lines(r.body, t, lines);
     return error ? service_garbled(t, S("TfL status"), error) : E_None;
 }
@@ -2663,6 +2685,7 @@ static err preferences_get(task *t, str token, line_ids *favourites)
     service *s = &t->skill->preferences;
     json_walk walk;
     b32 listed = 0;
+    err odd = E_None;
     if (s->error)
         return service_garbled(t, S("Skill__SkillApiUrl"), s->error);
     writer w = arena_writer(t->arena, HTTP_REQUEST_MAX);
@@ -2684,9 +2707,10 @@ static err preferences_get(task *t, str token, line_ids *favourites)
                 if (line_id_valid(id))
                     line_ids_add_today(favourites, id);
                 else
-                    log_line(&t->skill->log, LOG_WARN, S("favourite left out"), S(""),
-                             E_LineIdInvalid);
+                    odd = E_LineIdInvalid;
             }
+    if (odd)
+        log_line(&t->skill->log, LOG_WARN, S("favourite left out"), S(""), odd);
     error = json_finish(&j);
     if (!error && !listed)
         error = E_JsonShape;
@@ -3229,8 +3253,11 @@ static str answer_try(const answer *r, arena *a, iz max)
 static str answer_write(const answer *r, arena *a)
 {
     str body = {0, 0};
-    for (iz max = ALEXA_TEXT_MAX; max > 400 && !body.ptr; max /= 2)
+    u8 *mark = a->at;
+    for (iz max = ALEXA_TEXT_MAX; max > 400 && !body.ptr; max /= 2) {
+        arena_rewind(a, mark);
         body = answer_try(r, a, max);
+    }
     return body;
 }
 
@@ -3274,7 +3301,8 @@ static void intent_sorry_what(answer *r)
 
 static void intent_repeat(task *t, const alexa_request *q, answer *r)
 {
-    str last = text_tidy(t->arena, q->member[ALEXA_SPEECH], 1);
+    str last = text_cut(q->member[ALEXA_SPEECH], ALEXA_TEXT_MAX);
+    last = text_tidy(t->arena, last, 1);
     if (last.len)
         answer_ask(r, last, S("What would you like to know?"));
     else
