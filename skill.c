@@ -1108,22 +1108,24 @@ static void json_walk_out(json_walk *walk)
         ;
 }
 
-/* The first wanted path that has not been met and that the walk's is (or, with `inside`, leads to),
- * or -1. Counts it as met if `take` says so. */
-static i32 json_walk_find(json_walk *walk, b32 inside, b32 take)
+/* What the walk's path is among the wanted ones that have not been met: the index of one, or -1;
+ * *inside says whether it leads to some. With `shut` those to which it leads count as met. */
+static i32 json_walk_find(json_walk *walk, b32 shut, b32 *inside)
 {
     str list = walk->paths, here = {walk->path, walk->len};
+    i32 found = -1;
+    *inside = 0;
     for (i32 i = 0; list.len; i++) {
         str path = str_cut(&list, ' ');
         invariant(i < 32);
         if ((walk->seen >> i & 1) || !str_starts(path, here))
             continue;
-        if (inside ? str_at(path, here.len) != '.' : path.len > here.len)
-            continue;
-        walk->seen |= (u32)take << i;
-        return i;
+        if (path.len == here.len)
+            found = i;
+        else if (path.ptr[here.len] == '.')
+            *inside = 1, walk->seen |= (u32)shut << i;
     }
-    return -1;
+    return found;
 }
 
 /* Moves to the next member that is wanted and gives the index of its path; the caller then reads
@@ -1131,28 +1133,28 @@ static i32 json_walk_find(json_walk *walk, b32 inside, b32 take)
  * object: the first one counts, whatever its value. -1 when the object has been left. */
 static i32 json_walk_next(json_walk *walk, json *j)
 {
-    for (;;) {
+    for (b32 inside;;) {
         json_kind kind = json_next(j);
         if (kind == JSON_OBJECT_END && j->depth > walk->outside) {
-            while (json_walk_find(walk, 1, 1) >= 0)
-                ;
+            json_walk_find(walk, 1, &inside);
             json_walk_out(walk);
         } else if (kind != JSON_NAME) {
             return -1;
         } else if (!json_walk_in(walk, j->text)) {
             json_skip(j);
         } else {
-            i32 found = json_walk_find(walk, 0, 1);
-            b32 inside = found < 0 && json_walk_find(walk, 1, 0) >= 0;
-            if (inside && json_enter(j, JSON_OBJECT))
+            i32 found = json_walk_find(walk, 0, &inside);
+            if (found < 0 && inside && json_enter(j, JSON_OBJECT))
                 continue;
-            while (inside && json_walk_find(walk, 1, 1) >= 0)
-                ;
+            if (found >= 0)
+                walk->seen |= 1u << found;
+            else if (inside)
+                json_walk_find(walk, 1, &inside);
+            else
+                json_skip(j);
             json_walk_out(walk);
             if (found >= 0)
                 return found;
-            if (!inside)
-                json_skip(j);
         }
     }
 }
