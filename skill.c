@@ -1274,7 +1274,7 @@ static void json_put_member(writer *w, const char *name, str value)
 /* ---------------------------------------------------------------------------------------------
  * 9 DNS
  *
- * Names are not resolved yet: a host is an address in text or localhost.
+ * Names are not resolved yet: a host is an IPv4 address in text, [::1] or localhost.
  * ------------------------------------------------------------------------------------------ */
 
 /* Four decimal numbers of 0 to 255 without leading zeros, RFC 3986 section 3.2.2. */
@@ -2370,10 +2370,10 @@ static err service_get(task *t, service *s, writer *w, str what, http_response *
     return error;
 }
 
-/* The answer was not what it should be. */
+/* An answer, or a base URL, is not what it should be. */
 static err service_garbled(task *t, str what, err error)
 {
-    log_line(&t->skill->log, LOG_ERROR, what, S("answer"), error);
+    log_line(&t->skill->log, LOG_ERROR, what, S(""), error);
     return error;
 }
 
@@ -2574,7 +2574,7 @@ static err tfl_status(task *t, const str *ids, iz count, line **lines)
     if (error)
         return error == E_HttpStatus && r.status == 404 ? E_LineUnknown : error;
     error = tfl_parse_lines(r.body, t, lines);
-    return error ? service_garbled(t, S("TfL status"), error) : E_None;
+    return error ? service_garbled(t, S("TfL status answer"), error) : E_None;
 }
 
 /* A list of messages in plain text; more than it holds could not be spoken either. */
@@ -2648,7 +2648,7 @@ static err tfl_disruption(task *t, messages *m)
     error = json_finish(&j);
     if (!error && !array)
         error = E_JsonShape;
-    return error ? service_garbled(t, S("TfL disruption"), error) : E_None;
+    return error ? service_garbled(t, S("TfL disruption answer"), error) : E_None;
 }
 
 /* A set of line ids in the order of arrival. */
@@ -2716,7 +2716,7 @@ static err preferences_get(task *t, str token, line_ids *favourites)
     error = json_finish(&j);
     if (!error && !listed)
         error = E_JsonShape;
-    return error ? service_garbled(t, S("preferences"), error) : E_None;
+    return error ? service_garbled(t, S("preferences answer"), error) : E_None;
 }
 
 /* ---------------------------------------------------------------------------------------------
