@@ -134,62 +134,62 @@ static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; the
 
 /* Every error, with the sentence that a log line gives for it. The names are letters only, since
  * Lambda keeps an error type only in the form (Runtime|Function).[A-Z][A-Za-z]+. */
-#define ERRORS(X)                                                          \
-    X(None, "no error")                                                    \
-    X(OutOfMemory, "the memory for this event is used up")                 \
-    X(BufferFull, "the text is too long for its buffer")                   \
-    X(Truncated, "the input ends inside an item")                          \
-    X(JsonEmpty, "there is no JSON value")                                 \
-    X(JsonTruncated, "the JSON ends inside a value")                       \
-    X(JsonSyntax, "a character that JSON does not allow here")             \
-    X(JsonTooDeep, "over 1000 JSON brackets are open at once")             \
-    X(JsonUtf, "the JSON text is not UTF-8")                               \
-    X(JsonControl, "a control character in a JSON string")                 \
-    X(JsonEscape, "an unknown escape in a JSON string")                    \
-    X(JsonNumber, "a JSON number is malformed")                            \
-    X(JsonTrailing, "something follows the JSON value")                    \
-    X(JsonShape, "the JSON is not what was asked for")                     \
-    X(ConnectRefused, "the connection was refused")                        \
-    X(ConnectionReset, "the connection was reset")                         \
-    X(ConnectionClosed, "the connection was closed before an answer")      \
-    X(TimedOut, "the time budget ended first")                             \
-    X(Unreachable, "the address cannot be reached")                        \
-    X(NetworkFailure, "the network failed")                                \
-    X(HostUnknown, "the host is no address and not localhost")             \
-    X(HttpsMissing, "HTTPS is not built in yet")                           \
-    X(UrlMalformed, "a base URL is malformed")                             \
-    X(UrlInsecure, "http is for loopback addresses only")                  \
-    X(HttpStatusLine, "the answer begins with no HTTP/1.x status line")    \
-    X(HttpHeader, "a header is malformed")                                 \
-    X(HttpLineEnd, "a bare CR or LF or a control character in a line")     \
-    X(HttpLineTooLong, "a line is over 8192 bytes long")                   \
-    X(HttpTooManyHeaders, "the answer has over 100 headers")               \
-    X(HttpHeadTooLong, "the headers are over 32768 bytes long")            \
-    X(HttpLength, "Content-Length is malformed or in conflict")            \
-    X(HttpTransferEncoding, "a transfer coding other than chunked")        \
-    X(HttpNoLength, "the answer tells no length")                          \
-    X(HttpChunk, "a chunk is malformed")                                   \
-    X(HttpChunkSize, "a chunk size is too large for any body")             \
-    X(HttpBodyTooLarge, "the body is over its limit")                      \
-    X(HttpTruncated, "the connection ended inside the answer")             \
-    X(HttpInterim, "too many 1xx answers, or a switch of protocols")       \
-    X(HttpRequestUnsafe, "a character that a request must not hold")       \
-    X(HttpBusy, "the service answered 408, 429 or 5xx")                    \
-    X(HttpStatus, "an unexpected status")                                  \
-    X(RuntimeApiUrl, "AWS_LAMBDA_RUNTIME_API is missing or malformed")     \
-    X(RuntimeApiStatus, "an unexpected status from the Runtime API")       \
-    X(RequestIdInvalid, "no request id, or one that is not visible ASCII") \
-    X(InvocationIdInvalid, "the invocation id is not visible ASCII")       \
-    X(TraceIdInvalid, "the trace id is not visible ASCII")                 \
-    X(SkillIdMismatch, "the request is not for this skill")                \
-    X(NotAnAlexaRequest, "no request with a type in the event")            \
-    X(AccessTokenInvalid, "the token is more than RFC 6750 allows")        \
-    X(AccessTokenRefused, "the access token was refused")                  \
-    X(LineIdInvalid, "a line id is more than a-z, 0-9 and -")              \
-    X(LineUnknown, "TfL does not know the line")                           \
-    X(PreferencesNotSet, "Skill__SkillApiUrl is not set")                  \
-    X(UnhandledRequestType, "a type that the skill does not handle")       \
-    X(UnhandledIntent, "an intent that is not the skill's")                \
+#define ERRORS(X)                                                      \
+    X(None, "no error")                                                \
+    X(OutOfMemory, "the memory for this event is used up")             \
+    X(BufferFull, "the text is too long for its buffer")               \
+    X(Truncated, "the input ends inside an item")                      \
+    X(JsonEmpty, "there is no JSON value")                             \
+    X(JsonTruncated, "the JSON ends inside a value")                   \
+    X(JsonSyntax, "a character that JSON does not allow here")         \
+    X(JsonTooDeep, "over 1000 open JSON brackets")                     \
+    X(JsonUtf, "the JSON text is not UTF-8")                           \
+    X(JsonControl, "a control character in a JSON string")             \
+    X(JsonEscape, "an unknown escape in a JSON string")                \
+    X(JsonNumber, "a JSON number is malformed")                        \
+    X(JsonTrailing, "something follows the JSON value")                \
+    X(JsonShape, "the JSON is not what was asked for")                 \
+    X(ConnectRefused, "the connection was refused")                    \
+    X(ConnectionReset, "the connection was reset")                     \
+    X(ConnectionClosed, "the connection was closed first")             \
+    X(TimedOut, "the time budget ended first")                         \
+    X(Unreachable, "the address cannot be reached")                    \
+    X(NetworkFailure, "the network failed")                            \
+    X(HostUnknown, "the host is no address and not localhost")         \
+    X(HttpsMissing, "HTTPS is not built in yet")                       \
+    X(UrlMalformed, "a base URL is malformed")                         \
+    X(UrlInsecure, "http is for loopback addresses only")              \
+    X(HttpStatusLine, "no HTTP/1.x status line")                       \
+    X(HttpHeader, "a header is malformed")                             \
+    X(HttpLineEnd, "a bare CR or LF, or a control character")          \
+    X(HttpLineTooLong, "a line over 8192 bytes")                       \
+    X(HttpTooManyHeaders, "over 100 headers")                          \
+    X(HttpHeadTooLong, "headers over 32768 bytes")                     \
+    X(HttpLength, "Content-Length is malformed or in conflict")        \
+    X(HttpTransferEncoding, "a transfer coding that is not chunked")   \
+    X(HttpNoLength, "an answer without a length")                      \
+    X(HttpChunk, "a chunk is malformed")                               \
+    X(HttpChunkSize, "a chunk too large for any body")                 \
+    X(HttpBodyTooLarge, "the body is over its limit")                  \
+    X(HttpTruncated, "the answer was cut off")                         \
+    X(HttpInterim, "too many 1xx answers, or a 101")                   \
+    X(HttpRequestUnsafe, "a character unfit for a request")            \
+    X(HttpBusy, "the service answered 408, 429 or 5xx")                \
+    X(HttpStatus, "an unexpected status")                              \
+    X(RuntimeApiUrl, "AWS_LAMBDA_RUNTIME_API is missing or malformed") \
+    X(RuntimeApiStatus, "an unexpected status")                        \
+    X(RequestIdInvalid, "no request id of visible ASCII")              \
+    X(InvocationIdInvalid, "an invocation id not of visible ASCII")    \
+    X(TraceIdInvalid, "a trace id not of visible ASCII")               \
+    X(SkillIdMismatch, "the request is not for this skill")            \
+    X(NotAnAlexaRequest, "no request with a type in the event")        \
+    X(AccessTokenInvalid, "the token is more than RFC 6750 allows")    \
+    X(AccessTokenRefused, "the access token was refused")              \
+    X(LineIdInvalid, "a line id is more than a-z, 0-9 and -")          \
+    X(LineUnknown, "TfL does not know the line")                       \
+    X(PreferencesNotSet, "Skill__SkillApiUrl is not set")              \
+    X(UnhandledRequestType, "a type that the skill does not handle")   \
+    X(UnhandledIntent, "an intent that is not the skill's")            \
     X(SkillException, "Alexa reports that an answer failed")
 
 typedef enum {
@@ -3339,10 +3339,31 @@ static void intent_overground(task *t, const line *lines, answer *r)
         answer_say(r, S("There is a good service on the other London Overground lines."));
 }
 
+/* The states of lines in groups of LINES_PER_CALL; a group that TfL answers with 404 is asked line
+ * by line. Lines that TfL does not know are counted in *unknown. */
+static err lines_status(task *t, const line_ids *ids, line **lines, iz *unknown)
+{
+    for (iz at = 0; at < ids->count; at += LINES_PER_CALL) {
+        iz count = ids->count - at;
+        count = count < LINES_PER_CALL ? count : LINES_PER_CALL;
+        err error = tfl_status(t, ids->id + at, count, lines);
+        for (iz i = 0; error == E_LineUnknown && i < count; i++) {
+            err one = count > 1 ? tfl_status(t, ids->id + at + i, 1, lines) : error;
+            *unknown += one == E_LineUnknown;
+            if (one && one != E_LineUnknown)
+                return one;
+        }
+        if (error && error != E_LineUnknown)
+            return error;
+    }
+    return E_None;
+}
+
 static void intent_status(task *t, const alexa_request *q, answer *r)
 {
     line_ids ids = {0};
     line *lines = 0;
+    iz unknown = 0;
     known_line wanted = line_find(q->slot_id);
     if (!wanted.id.len)
         wanted = line_find(q->slot_name);
@@ -3355,8 +3376,7 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
         return;
     }
     line_ids_add_today(&ids, wanted.id);
-    err error = tfl_status(t, ids.id, ids.count, &lines);
-    if (error || !lines) {
+    if (lines_status(t, &ids, &lines, &unknown) || !lines) {
         intent_apologise(r, 0);
         return;
     }
@@ -3382,26 +3402,6 @@ static void intent_disruption(task *t, answer *r)
                         "Elizabeth line."));
     else
         answer_say(r, S("No other disruption is reported."));
-}
-
-/* The favourite lines' states in groups of LINES_PER_CALL; a group that TfL answers with 404 is
- * asked line by line. Lines that TfL does not know are counted in *unknown. */
-static err commute_status(task *t, const line_ids *favourites, line **lines, iz *unknown)
-{
-    for (iz at = 0; at < favourites->count; at += LINES_PER_CALL) {
-        iz count = favourites->count - at;
-        count = count < LINES_PER_CALL ? count : LINES_PER_CALL;
-        err error = tfl_status(t, favourites->id + at, count, lines);
-        for (iz i = 0; error == E_LineUnknown && i < count; i++) {
-            err one = count > 1 ? tfl_status(t, favourites->id + at + i, 1, lines) : error;
-            *unknown += one == E_LineUnknown;
-            if (one && one != E_LineUnknown)
-                return one;
-        }
-        if (error && error != E_LineUnknown)
-            return error;
-    }
-    return E_None;
 }
 
 /* The lines in alphabetical order of their names. */
@@ -3456,7 +3456,7 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
                         "London Travel website."));
         return;
     }
-    error = commute_status(t, &favourites, &lines, &unknown);
+    error = lines_status(t, &favourites, &lines, &unknown);
     if (error || (!lines && !unknown)) {
         intent_apologise(r, 0);
         return;
