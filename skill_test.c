@@ -4112,6 +4112,28 @@ static void test_speech_overground(void)
     CHECK(unit_count(ssml, "<p>") == unit_count(ssml, "</p>") && unit_count(ssml, "<p>") > 1);
 }
 
+/* Where TfL refuses the six at once they are asked one by one. */
+static void test_speech_overground_apart(void)
+{
+    static const char *names[] = {"Liberty",     "Lioness", "Mildmay",
+                                  "Suffragette", "Weaver",  "Windrush"};
+    skill *s = unit_skill();
+    script_start();
+    unit_upstream(404, "{}");
+    for (iz i = 0; i < countof(names); i++) {
+        char body[200];
+        unit_print(body, sizeof body,
+                   "[{\"id\":\"x\",\"name\":\"%s\",\"lineStatuses\":[{\"statusSeverity\":%d}]}]",
+                   names[i], i == 3 ? 6 : 10);
+        unit_upstream(200, body);
+    }
+    str ssml = unit_speech(unit_handle(s, unit_intent("StatusIntent", "overground", "")));
+    CHECK(unit_has(ssml, "severe delays on the Suffragette line"));
+    CHECK(unit_has(ssml, "good service on the other London Overground lines"));
+    CHECK(unit_count(written(&script.sent), "GET ") == 7);
+    CHECK(unit_has(written(&script.sent), "/Line/suffragette/Status"));
+}
+
 /* Each cut: no longer than asked, a beginning, whole characters, at a sentence if there is one. */
 static void test_text_cut(void)
 {
@@ -8305,6 +8327,7 @@ static const struct {
     {"speech_of_severities", test_speech_of_severities},
     {"speech_verbalised", test_speech_verbalised},
     {"speech_overground", test_speech_overground},
+    {"speech_overground_apart", test_speech_overground_apart},
     {"text_cut", test_text_cut},
     {"speech_limits", test_speech_limits},
     {"speech_at_the_bound", test_speech_at_the_bound},
