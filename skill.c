@@ -148,14 +148,14 @@ enum {
 
     HTTP_LINE_MAX = 8192,    /* a status line, header or chunk line; the norm among servers */
     HTTP_HEAD_MAX = 32768,   /* all header lines that are kept */
-    HTTP_HEADERS_MAX = 100,  /* headers and trailers of one answer */
+    HTTP_HEADERS_MAX = 100,  /* headers of one answer, and as many trailers */
     HTTP_INTERIM_MAX = 8,    /* 1xx answers before the real one */
     HTTP_TRIES = 3,          /* one request and two repeats */
     HTTP_REDIRECTS = 3,      /* followed for one answer */
     HTTP_REQUEST_MAX = 4096, /* a request without its body */
     URL_MAX = 1024,          /* a configured base URL */
 
-    LAMBDA_TRIES = 4,         /* connections that `next` may use up, and failures in a row */
+    LAMBDA_TRIES = 4,         /* failures in a row to be given an event */
     LAMBDA_ID_MAX = 256,      /* a request, invocation or trace id; real ones have 36 to 110 */
     LAMBDA_ANSWER_MAX = 4096, /* what the Runtime API says to a POST; a few dozen bytes */
     LAMBDA_POST_ROOM = 2 * (HTTP_REQUEST_MAX + HTTP_HEAD_MAX + LAMBDA_ANSWER_MAX), /* two tries */
@@ -191,7 +191,7 @@ static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; the
     X(JsonEmpty, "there is no JSON value")                                \
     X(JsonTruncated, "the JSON ends inside a value")                      \
     X(JsonSyntax, "a character that JSON does not allow here")            \
-    X(JsonTooDeep, "over 1000 JSON brackets are open at once")            \
+    X(JsonTooDeep, "over 1000 open JSON brackets")                        \
     X(JsonUtf, "the JSON text is not UTF-8")                              \
     X(JsonControl, "a control character in a JSON string")                \
     X(JsonEscape, "an unknown escape in a JSON string")                   \
@@ -200,7 +200,7 @@ static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; the
     X(JsonShape, "the JSON is not what was asked for")                    \
     X(ConnectRefused, "the connection was refused")                       \
     X(ConnectionReset, "the connection was reset")                        \
-    X(ConnectionClosed, "closed before an answer")                        \
+    X(ConnectionClosed, "the connection was closed first")                \
     X(TimedOut, "the time budget ended first")                            \
     X(Unreachable, "the address cannot be reached")                       \
     X(NetworkFailure, "the network failed")                               \
@@ -281,32 +281,31 @@ static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; the
     X(HttpStatusLine, "no HTTP/1.x status line")                          \
     X(HttpHeader, "a header is malformed")                                \
     X(HttpLineEnd, "a bare CR or LF, or a control character")             \
-    X(HttpLineTooLong, "a line is over 8192 bytes long")                  \
-    X(HttpTooManyHeaders, "the answer has over 100 headers")              \
-    X(HttpHeadTooLong, "the headers are over 32768 bytes long")           \
+    X(HttpLineTooLong, "a line over 8192 bytes")                          \
+    X(HttpTooManyHeaders, "over 100 headers")                             \
+    X(HttpHeadTooLong, "headers over 32768 bytes")                        \
     X(HttpLength, "Content-Length is malformed or in conflict")           \
-    X(HttpTransferEncoding, "a transfer coding other than chunked")       \
-    X(HttpNoLength, "the answer tells no length")                         \
+    X(HttpTransferEncoding, "a transfer coding that is not chunked")      \
+    X(HttpNoLength, "an answer without a length")                         \
     X(HttpChunk, "a chunk is malformed")                                  \
-    X(HttpChunkSize, "a chunk size is too large")                         \
+    X(HttpChunkSize, "a chunk too large for any body")                    \
     X(HttpBodyTooLarge, "the body is over its limit")                     \
-    X(HttpTruncated, "the connection ended inside the answer")            \
-    X(HttpInterim, "too many 1xx answers, or a switch")                   \
-    X(HttpRequestUnsafe, "a character that no request may hold")          \
+    X(HttpTruncated, "the answer was cut off")                            \
+    X(HttpInterim, "too many 1xx answers, or a 101")                      \
+    X(HttpRequestUnsafe, "a character unfit for a request")               \
     X(HttpLocation, "a redirect to no URL or path")                       \
     X(HttpRedirects, "more than 3 redirects")                             \
     X(RootsMissing, "no file of trusted roots")                           \
     X(HttpBusy, "the service answered 408, 429 or 5xx")                   \
     X(HttpStatus, "an unexpected status")                                 \
-    X(RuntimeApiMissing, "AWS_LAMBDA_RUNTIME_API is not set")             \
-    X(RuntimeApiUrl, "AWS_LAMBDA_RUNTIME_API is malformed")               \
+    X(RuntimeApiUrl, "AWS_LAMBDA_RUNTIME_API is missing or malformed")    \
     X(RuntimeApiStatus, "an unexpected status")                           \
-    X(RequestIdInvalid, "no request id in visible ASCII")                 \
-    X(InvocationIdInvalid, "the invocation id is not visible ASCII")      \
-    X(TraceIdInvalid, "the trace id is not visible ASCII")                \
+    X(RequestIdInvalid, "no request id of visible ASCII")                 \
+    X(InvocationIdInvalid, "an invocation id not of visible ASCII")       \
+    X(TraceIdInvalid, "a trace id not of visible ASCII")                  \
     X(SkillIdMismatch, "the request is not for this skill")               \
     X(NotAnAlexaRequest, "no request with a type in the event")           \
-    X(AccessTokenInvalid, "more than RFC 6750 allows")                    \
+    X(AccessTokenInvalid, "the token is more than RFC 6750 allows")       \
     X(AccessTokenRefused, "the access token was refused")                 \
     X(LineIdInvalid, "a line id is more than a-z, 0-9 and -")             \
     X(LineUnknown, "TfL does not know the line")                          \
@@ -519,6 +518,11 @@ static str str_trim(str s)
     return s;
 }
 
+static i64 earlier(i64 a, i64 b)
+{
+    return a < b ? a : b;
+}
+
 /* Takes what stands before `byte` off the front of *s, and `byte` with it; all of *s if there is
  * none. */
 static str str_cut(str *s, u8 byte)
@@ -547,7 +551,8 @@ static b32 str_to_uint(str s, u64 max, u64 *value)
             return 0;
         v = v * 10 + (u64)(s.ptr[i] - '0');
     }
-    *value = v;
+    if (s.len)
+        *value = v;
     return s.len > 0;
 }
 
@@ -624,11 +629,17 @@ static void *arena_alloc(arena *a, iz n)
 
 #define arena_new(arena, type, count) ((type *)arena_alloc(arena, (iz)sizeof(type) * (count)))
 
+/* Takes back and wipes everything from `mark` on, a former value of a->at. */
+static void arena_rewind(arena *a, u8 *mark)
+{
+    os_unguard(mark, a->at - mark);
+    wipe(mark, a->at - mark);
+    a->at = mark;
+}
+
 static void arena_reset(arena *a)
 {
-    os_unguard(a->start, a->at - a->start);
-    wipe(a->start, a->at - a->start);
-    a->at = a->start;
+    arena_rewind(a, a->start);
 }
 
 typedef struct {
@@ -1310,17 +1321,17 @@ static void json_put_text(writer *w, str raw)
 /* A walk through the members of an object, and of objects in it, that have one of the wanted
  * paths: "user.accessToken" is the member accessToken of the member user. */
 typedef struct {
-    const char *paths; /* separated by blanks */
-    u32 seen;          /* which of them have been met: bit i for path i */
-    iz outside;        /* the depth outside the object */
-    iz len;            /* the path of the object that the walk is in, */
+    str paths;  /* separated by blanks */
+    u32 seen;   /* which of them have been met: bit i for path i */
+    iz outside; /* the depth outside the object */
+    iz len;     /* the path of the object that the walk is in, */
     u8 path[JSON_PATH_MAX];
 } json_walk;
 
 /* Enters the next value if it is an object; else steps over it and gives false. */
 static b32 json_walk_start(json_walk *walk, json *j, const char *paths)
 {
-    walk->paths = paths;
+    walk->paths = str_of_array(paths, URL_MAX);
     walk->seen = 0;
     walk->outside = j->depth;
     walk->len = 0;
@@ -1349,22 +1360,24 @@ static void json_walk_out(json_walk *walk)
         ;
 }
 
-/* The first wanted path that has not been met and that the walk's is (or, with `inside`, leads to),
- * or -1. Counts it as met if `take` says so. */
-static i32 json_walk_find(json_walk *walk, b32 inside, b32 take)
+/* What the walk's path is among the wanted ones that have not been met: the index of one, or -1;
+ * *inside says whether it leads to some. With `shut` those to which it leads count as met. */
+static i32 json_walk_find(json_walk *walk, b32 shut, b32 *inside)
 {
-    str list = str_of_array(walk->paths, URL_MAX), here = {walk->path, walk->len};
+    str list = walk->paths, here = {walk->path, walk->len};
+    i32 found = -1;
+    *inside = 0;
     for (i32 i = 0; list.len; i++) {
         str path = str_cut(&list, ' ');
         invariant(i < 32);
         if ((walk->seen >> i & 1) || !str_starts(path, here))
             continue;
-        if (inside ? str_at(path, here.len) != '.' : path.len > here.len)
-            continue;
-        walk->seen |= (u32)take << i;
-        return i;
+        if (path.len == here.len)
+            found = i;
+        else if (path.ptr[here.len] == '.')
+            *inside = 1, walk->seen |= (u32)shut << i;
     }
-    return -1;
+    return found;
 }
 
 /* Moves to the next member that is wanted and gives the index of its path; the caller then reads
@@ -1372,28 +1385,28 @@ static i32 json_walk_find(json_walk *walk, b32 inside, b32 take)
  * object: the first one counts, whatever its value. -1 when the object has been left. */
 static i32 json_walk_next(json_walk *walk, json *j)
 {
-    for (;;) {
+    for (b32 inside;;) {
         json_kind kind = json_next(j);
         if (kind == JSON_OBJECT_END && j->depth > walk->outside) {
-            while (json_walk_find(walk, 1, 1) >= 0)
-                ;
+            json_walk_find(walk, 1, &inside);
             json_walk_out(walk);
         } else if (kind != JSON_NAME) {
             return -1;
         } else if (!json_walk_in(walk, j->text)) {
             json_skip(j);
         } else {
-            i32 found = json_walk_find(walk, 0, 1);
-            b32 inside = found < 0 && json_walk_find(walk, 1, 0) >= 0;
-            if (inside && json_enter(j, JSON_OBJECT))
+            i32 found = json_walk_find(walk, 0, &inside);
+            if (found < 0 && inside && json_enter(j, JSON_OBJECT))
                 continue;
-            while (inside && json_walk_find(walk, 1, 1) >= 0)
-                ;
+            if (found >= 0)
+                walk->seen |= 1u << found;
+            else if (inside)
+                json_walk_find(walk, 1, &inside);
+            else
+                json_skip(j);
             json_walk_out(walk);
             if (found >= 0)
                 return found;
-            if (!inside)
-                json_skip(j);
         }
     }
 }
@@ -5618,7 +5631,7 @@ static void tls_input(tls *t, iz n)
 }
 
 /* Application data, decrypted and authentic, from at most one record; tls_consume takes off the
- * first n bytes of it and goes on to the next record. */
+ * first n bytes of it, wipes them and goes on to the next record. */
 static str tls_plain(const tls *t)
 {
     return t->plain;
@@ -5626,7 +5639,9 @@ static str tls_plain(const tls *t)
 
 static void tls_consume(tls *t, iz n)
 {
-    t->plain = str_span(t->plain, n, t->plain.len);
+    str rest = str_span(t->plain, n, t->plain.len);
+    wipe((u8 *)t->plain.ptr, n);
+    t->plain = rest;
     tls_work(t);
 }
 
@@ -6300,10 +6315,30 @@ static void connection_handshake(connection *c)
     os_unmap(roots);
 }
 
-/* Makes ready for a request and its answer: opens a connection unless one is kept. Errors: of DNS,
- * of the connect and of the handshake. */
+/* Is the kept connection fit for another request? Not when it was closed meanwhile, or when bytes
+ * have come that nobody asked for (RFC 9112 section 9.2); tickets and new keys of TLS may. */
+static b32 connection_is_idle(connection *c)
+{
+    err error = E_None;
+    if (!c->to.https)
+        return os_recv(c->fd, c->buffer, 1, 0, &error) < 0 && error == E_TimedOut;
+    connection_drop(c);
+    for (;;) {
+        iz room;
+        u8 *at = tls_input_room(c->tls, &room); /* none once there is data, or the end */
+        iz n = room ? os_recv(c->fd, at, room, 0, &error) : 0;
+        if (n <= 0)
+            return n < 0 && error == E_TimedOut;
+        tls_input(c->tls, n);
+    }
+}
+
+/* Makes ready for a request and its answer: opens a connection unless one is kept and idle. Errors:
+ * of DNS, of the connect and of the handshake. */
 static err connection_open(connection *c, i64 deadline)
 {
+    if (c->fd >= 0 && !connection_is_idle(c))
+        connection_close(c);
     c->deadline = deadline;
     c->heard = 0;
     c->error = E_None;
@@ -6330,19 +6365,19 @@ static void connection_send(connection *c, str data)
     }
 }
 
-static i64 earlier(i64 a, i64 b)
-{
-    return a < b ? a : b;
-}
-
 /* Receives more once all is taken. False at the end of the stream and after an error. */
 static b32 connection_fill(connection *c)
 {
     if (c->error || c->at < c->len)
         return !c->error;
     i64 until = c->deadline;
-    if (c->kept && !c->heard && until != FOREVER)
-        until = earlier(until, os_monotonic() + KEPT_SILENCE);
+    if (until != FOREVER) { /* the deadline ends a flow of bytes as well as silence */
+        i64 now = os_monotonic();
+        if (now >= until)
+            return c->error = E_TimedOut, 0;
+        if (c->kept && !c->heard)
+            until = earlier(until, now + KEPT_SILENCE);
+    }
     connection_drop(c);
     if (c->to.https) {
         connection_flush(c, c->deadline);
@@ -6520,9 +6555,9 @@ static u8 http_status_line(connection *c, http_response *r)
     u8 next = http_peek(c);
     if (!good || r->status < 100 || r->status > 599 || (next != ' ' && next != '\r'))
         connection_fail(c, E_HttpStatusLine);
+    http_line_rest(c, 0, 12);
     if (c->error)
         r->status = 0;
-    http_line_rest(c, 0, 12);
     return minor;
 }
 
@@ -6670,6 +6705,7 @@ static err http_read(connection *c, arena *a, iz max, b32 until_close, http_resp
     b32 framed = r->chunked || r->length >= 0 || r->status == 204 || r->status == 304;
     if (c->error || !r->keep || !framed || c->at < c->len)
         connection_close(c);
+    connection_drop(c);
     return c->error;
 }
 
@@ -6792,15 +6828,16 @@ static void http_put_end(writer *w, str body)
     put(w, body);
 }
 
-/* delay-seconds of Retry-After, RFC 9110 section 10.2.3, in ns; -1 if there is none. A date is
- * not understood and counts as too late. */
-static i64 http_retry_after(const http_response *r)
+/* delay-seconds of Retry-After, RFC 9110 section 10.2.3, in ns, or else `otherwise`. A date is not
+ * understood and counts as too late. */
+static i64 http_retry_after(const http_response *r, i64 otherwise)
 {
     str value = http_header(r, S("retry-after"));
-    u64 seconds;
+    u64 seconds = 3600;
     if (!value.ptr)
-        return -1;
-    return str_to_uint(value, 3600, &seconds) ? (i64)seconds * SECOND : 3600 * SECOND;
+        return otherwise;
+    str_to_uint(value, 3600, &seconds);
+    return (i64)seconds * SECOND;
 }
 
 static b32 http_is_busy(i32 status)
@@ -6823,8 +6860,10 @@ static b32 http_may_pass(err error)
 static err http_try(connection *c, str request, i64 deadline, arena *a, http_response *r, iz *tries)
 {
     i64 pause = RETRY_PAUSE;
+    u8 *mark = a->at;
     for (iz n = 1;; n++, pause *= 3) {
         i64 wait = pause;
+        arena_rewind(a, mark); /* what the try before received */
         ++*tries;
         err error = connection_open(c, deadline);
         b32 again = http_may_pass(error);
@@ -6837,7 +6876,7 @@ static err http_try(connection *c, str request, i64 deadline, arena *a, http_res
         if (!error && http_is_busy(r->status)) {
             again = 1;
             error = E_HttpBusy;
-            wait = http_retry_after(r) < 0 ? wait : http_retry_after(r);
+            wait = http_retry_after(r, wait);
         }
         i64 until = os_monotonic() + wait;
         if (!again || n == HTTP_TRIES || until >= deadline)
@@ -7007,6 +7046,18 @@ static void log_line(const logger *log, log_level level, str what, str which, er
     os_log(written(&w));
 }
 
+/* A service, or Lambda itself, did not answer as it should. */
+static void log_status(const logger *log, str what, i32 status, iz tries, err error)
+{
+    u8 buf[64];
+    writer w = writer_of(buf, countof(buf));
+    put_text(&w, "status=");
+    put_uint(&w, (u64)status, 1);
+    put_text(&w, ",tries=");
+    put_uint(&w, (u64)tries, 1);
+    log_line(log, LOG_ERROR, what, written(&w), error);
+}
+
 /* What `next` gave. The slices live in the invocation's arena. */
 typedef struct {
     str request_id;
@@ -7026,34 +7077,37 @@ typedef struct {
 static err lambda_init(lambda *l, network *net)
 {
     str place = env_get(net->env, S("AWS_LAMBDA_RUNTIME_API"));
-    if (!place.len)
-        return E_RuntimeApiMissing;
     if (url_parse(place, 1, &l->base) || l->base.origin.https)
         return E_RuntimeApiUrl;
     connection_init(&l->connection, net, l->base.origin);
     return E_None;
 }
 
-/* Sends GET next. Its answer is read later, so that what must be set up is set up meanwhile. */
-static err lambda_ask(lambda *l)
+/* Sends a GET. Its answer is read later, so that what must be set up is set up meanwhile. */
+static err lambda_ask(lambda *l, const char *what)
 {
-    u8 buf[URL_MAX + 512];
+    u8 buf[HTTP_REQUEST_MAX];
     writer w = writer_of(buf, countof(buf));
     http_put_start(&w, S("GET"), &l->base);
-    put_text(&w, "2018-06-01/runtime/invocation/next");
+    put_text(&w, "2018-06-01/runtime/");
+    put_text(&w, what);
     http_put_origin(&w, &l->base.origin);
     http_put_end(&w, (str){0, 0});
-    if (w.error)
-        return w.error;
-    for (iz n = 1;; n++) {
-        err error = connection_open(&l->connection, FOREVER);
+    if (!w.error && !connection_open(&l->connection, FOREVER))
         connection_send(&l->connection, written(&w));
-        error = l->connection.error;
-        if (!error || n == LAMBDA_TRIES)
-            return error;
-        connection_close(&l->connection);
-        os_sleep(os_monotonic() + (n - 1) * RETRY_PAUSE);
-    }
+    return w.error ? w.error : l->connection.error;
+}
+
+/* Where the program was started for a snapshot, this call ends when a copy of it has been restored
+ * from there. Nothing random has been drawn before it, and no connection outlives it. */
+static err lambda_restore(lambda *l, arena *a)
+{
+    http_response r = {0};
+    err error = lambda_ask(l, "restore/next");
+    if (!error)
+        error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
+    connection_close(&l->connection);
+    return error ? error : r.status == 200 ? E_None : E_RuntimeApiStatus;
 }
 
 /* The smaller of Alexa's and Lambda's time, as a point on the monotonic clock. A deadline that is
@@ -7080,7 +7134,7 @@ static err lambda_receive(lambda *l, arena *a, invocation *i)
     if (r.status != 200)
         return E_RuntimeApiStatus;
     str id = http_header(&r, S("lambda-runtime-aws-request-id"));
-    if (!str_is_visible(id, LAMBDA_ID_MAX) || str_find(id, '/') >= 0)
+    if (!str_is_visible(id, LAMBDA_ID_MAX))
         return E_RequestIdInvalid;
     i->request_id = id;
     i->event = r.body;
@@ -7108,7 +7162,7 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, str what, err t
     writer w = arena_writer(a, HTTP_REQUEST_MAX + body.len);
     http_put_start(&w, S("POST"), &l->base);
     put_text(&w, "2018-06-01/runtime/invocation/");
-    http_put(&w, i->request_id, 0);
+    http_put_encoded(&w, i->request_id);
     put(&w, what);
     http_put_origin(&w, &l->base.origin);
     if (i->invocation_id.len)
@@ -7122,16 +7176,19 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, str what, err t
     http_put_end(&w, body);
     str request = arena_keep(a, &w);
     http_response r;
+    iz tries = 0;
     err error = w.error;
-    for (iz n = 0; n < 2 && (!n || error) && !w.error; n++) {
+    for (; tries < 2 && (!tries || error) && !w.error; tries++) {
         error = connection_open(&l->connection, FOREVER);
         connection_send(&l->connection, request);
         error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
+        if (r.status >= 200) /* has been read, and counts whatever follows it */
+            error = E_None;
     }
     if (!error && r.status >= 500)
         error = E_RuntimeApiStatus;
     if (!error && (r.status < 200 || r.status > 299))
-        log_line(l->log, LOG_ERROR, S("Lambda refused"), what, E_RuntimeApiStatus);
+        log_status(l->log, what, r.status, tries, E_RuntimeApiStatus);
     return error;
 }
 
@@ -7268,8 +7325,8 @@ static err alexa_parse(str event, arena *a, alexa_request *r)
 /* The access token: the session's, or else the context's. */
 static str alexa_token(const alexa_request *r)
 {
-    return r
-        ->member[r->member[ALEXA_SESSION_TOKEN].len ? ALEXA_SESSION_TOKEN : ALEXA_CONTEXT_TOKEN];
+    str token = r->member[ALEXA_SESSION_TOKEN];
+    return token.len ? token : r->member[ALEXA_CONTEXT_TOKEN];
 }
 
 /* b64token, RFC 6750 section 2.1: 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"=" */
@@ -7363,12 +7420,13 @@ static writer service_target(task *t, const service *s)
 }
 
 /* GETs the target that w holds. Any status but 200 is E_HttpStatus; which one it was stands in the
- * response and in the log. */
+ * response, whose head and body are gone then, and in the log. */
 static err service_get(task *t, service *s, writer *w, str token, str what, http_response *r)
 {
     iz tries = 0;
     err error = w->error;
     str target = arena_keep(t->arena, w);
+    u8 *mark = t->arena->at;
     *r = (http_response){0};
     if (!error)
         error = http_get(&s->connection, target, token, t->deadline, t->arena, r, &tries);
@@ -7376,20 +7434,15 @@ static err service_get(task *t, service *s, writer *w, str token, str what, http
         error = E_HttpStatus;
     if (!error)
         return E_None;
-    u8 buf[64];
-    writer detail = writer_of(buf, countof(buf));
-    put_text(&detail, "status=");
-    put_uint(&detail, (u64)r->status, 1);
-    put_text(&detail, ",tries=");
-    put_uint(&detail, (u64)tries, 1);
-    log_line(&t->skill->log, LOG_ERROR, what, written(&detail), error);
+    log_status(&t->skill->log, what, r->status, tries, error);
+    arena_rewind(t->arena, mark);
     return error;
 }
 
-/* The answer was not what it should be. */
+/* An answer, or a base URL, is not what it should be. */
 static err service_garbled(task *t, str what, err error)
 {
-    log_line(&t->skill->log, LOG_ERROR, what, S("answer"), error);
+    log_line(&t->skill->log, LOG_ERROR, what, S(""), error);
     return error;
 }
 
@@ -7435,6 +7488,8 @@ static i64 time_parse(str text)
         if (reader_peek(&r) == ':')
             read_byte(&r);
         minutes += read_decimal(&r, 2);
+        if (minutes >= 24 * 60)
+            return -1;
         time -= (zone == '+' ? minutes : -minutes) * 60;
     } else if (zone == 'Z') {
         read_byte(&r);
@@ -7482,7 +7537,7 @@ static line_status *tfl_parse_status(json *j, task *t)
         else if (i == 1)
             s->description = json_text(j, t->arena);
         else if (i == 2)
-            s->reason = json_text(j, t->arena);
+            s->reason = str_trim(json_text(j, t->arena));
         else
             s->now = tfl_parse_periods(j, t);
     }
@@ -7512,18 +7567,20 @@ static line *tfl_parse_line(json *j, task *t)
     return l;
 }
 
-/* Appends the lines of an answer to the list. E_JsonShape unless it is an array of lines that have
- * a name and an id. */
+/* Appends the lines of an answer to the list. E_JsonShape unless it is an array of lines, one at
+ * least, that have a name and an id. */
 static err tfl_parse_lines(str body, task *t, line **list)
 {
     json j;
     while (*list)
         list = &(*list)->next;
     json_start(&j, body);
-    b32 array = json_enter(&j, JSON_ARRAY), good = 1;
+    b32 array = json_enter(&j, JSON_ARRAY), good = 0;
     while (array && json_element(&j)) {
         line *l = tfl_parse_line(&j, t);
-        good &= l && l->name.len && l->id.len;
+        good = l && l->name.len && l->id.len;
+        if (!good)
+            json_fail(&j, E_JsonShape);
         if (l) {
             *list = l;
             list = &l->next;
@@ -7575,9 +7632,9 @@ static err tfl_status(task *t, const str *ids, iz count, line **lines)
     tfl_put_query(t, &w);
     err error = service_get(t, &t->skill->tfl, &w, S(""), S("TfL status"), &r);
     if (error)
-        return r.status == 404 ? E_LineUnknown : error;
+        return error == E_HttpStatus && r.status == 404 ? E_LineUnknown : error;
     error = tfl_parse_lines(r.body, t, lines);
-    return error ? service_garbled(t, S("TfL status"), error) : E_None;
+    return error ? service_garbled(t, S("TfL status answer"), error) : E_None;
 }
 
 /* A list of messages in plain text; more than it holds could not be spoken either. */
@@ -7651,7 +7708,7 @@ static err tfl_disruption(task *t, messages *m)
     error = json_finish(&j);
     if (!error && !array)
         error = E_JsonShape;
-    return error ? service_garbled(t, S("TfL disruption"), error) : E_None;
+    return error ? service_garbled(t, S("TfL disruption answer"), error) : E_None;
 }
 
 /* A set of line ids in the order of arrival. */
@@ -7690,6 +7747,7 @@ static err preferences_get(task *t, str token, line_ids *favourites)
     service *s = &t->skill->preferences;
     json_walk walk;
     b32 listed = 0;
+    err odd = E_None;
     if (s->error)
         return service_garbled(t, S("Skill__SkillApiUrl"), s->error);
     writer w = service_target(t, s);
@@ -7705,13 +7763,14 @@ static err preferences_get(task *t, str token, line_ids *favourites)
                 if (line_id_valid(id))
                     line_ids_add_today(favourites, id);
                 else
-                    log_line(&t->skill->log, LOG_WARN, S("favourite left out"), S(""),
-                             E_LineIdInvalid);
+                    odd = E_LineIdInvalid;
             }
+    if (odd)
+        log_line(&t->skill->log, LOG_WARN, S("favourite left out"), S(""), odd);
     error = json_finish(&j);
     if (!error && !listed)
         error = E_JsonShape;
-    return error ? service_garbled(t, S("preferences"), error) : E_None;
+    return error ? service_garbled(t, S("preferences answer"), error) : E_None;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -7783,19 +7842,17 @@ enum { SEVERITY_COUNT = 21, SEVERITY_GOOD = 10, SEVERITY_INFORMATION = 19 };
 static str text_fold(writer *w, str text)
 {
     for (iz i = 0; i < text.len; i++) {
-        u8 c = to_lower(text.ptr[i]);
+        u8 c = to_lower(text.ptr[i]), last = str_at(written(w), w->len - 1);
+        b32 apart = last && last != ' ';
         if (c == '&')
-            put_text(w, " and ");
+            put(w, apart ? S(" and ") : S("and "));
         else if (is_alnum(c) || c >= 0x80)
             put_byte(w, c);
-        else if (!is_one_of(c, ".'"))
-            put_byte(w, c < ' ' && !is_space(c) ? '?' : ' ');
+        else if (c < ' ' && !is_space(c))
+            put_byte(w, '?');
+        else if (apart && !is_one_of(c, ".'"))
+            put_byte(w, ' ');
     }
-    iz n = 0;
-    for (iz i = 0; i < w->len; i++)
-        if (w->buf[i] != ' ' || (n && w->buf[n - 1] != ' '))
-            w->buf[n++] = w->buf[i];
-    writer_cut(w, n);
     return w->error ? S("") : str_trim(written(w));
 }
 
@@ -7823,7 +7880,9 @@ static known_line line_find(str said)
     str folded = line_fold(&w, said), rows = S(line_table);
     while (folded.len && rows.len) {
         str row = str_cut(&rows, '\n');
-        known_line found = {.id = str_cut(&row, '|'), .name = str_cut(&row, '|')};
+        known_line found;
+        found.id = str_cut(&row, '|');
+        found.name = str_cut(&row, '|');
         while (row.len)
             if (str_eq(str_cut(&row, '|'), folded))
                 return found;
@@ -7915,15 +7974,15 @@ static void say_put(writer *w, str text)
         else if (end > i)
             put(w, str_span(text, i, end));
         else if (c == '&')
-            put(w, str_at(text, i + 1) == ' ' ? last == ' ' ? S("and") : S(" and")
-                   : last == ' ' ? S("and ")
-                                              : S(" and "));
+            put(w, last == ' ' || !last ? S("and") : S(" and"));
         else if (c == '<')
             put_text(w, "&lt;");
         else if (c == '>')
             put_text(w, "&gt;");
         else if (c != '.' || last != '.')
             put_byte(w, c);
+        if (c == '&' && str_at(text, i + 1) != ' ')
+            put_byte(w, ' ');
         i = end > i ? end : i + 1;
     }
 }
@@ -7933,12 +7992,12 @@ static void say_put(writer *w, str text)
  * letter, as in D.L.R., ends no sentence. */
 static str text_cut(str s, iz max)
 {
-    iz sentence = 0, word = 0, character = 0, entity = -5; /* the longest is &amp; */
+    iz sentence = 0, word = 0, character = 0, entity = -4; /* &lt; has four bytes */
     if (s.len <= max)
         return s;
     for (iz i = 1; i <= max; i++) {
         u8 c = s.ptr[i - 1];
-        entity = c == '&' ? i : c == ';' ? -5 : entity;
+        entity = c == '&' ? i : c == ';' ? -4 : entity;
         if ((s.ptr[i] & 0xc0) != 0x80 && i - entity >= 4)
             character = i;
         if (s.ptr[i] != ' ')
@@ -7950,10 +8009,9 @@ static str text_cut(str s, iz max)
     return str_span(s, 0, sentence ? sentence : word ? word : character);
 }
 
-/* The name of a line inside a sentence: "the Victoria line", "the DLR", "the Elizabeth line". */
+/* What a line is called behind "the": Victoria line, DLR, Elizabeth line. */
 static void line_put_name(writer *w, str name)
 {
-    put_text(w, "the ");
     put(w, name);
     iz n = name.len;
     b32 whole = str_eq_nocase(name, S("DLR")) || str_eq_nocase(name, S("London Overground")) ||
@@ -7968,6 +8026,7 @@ static void line_put_sentence(writer *w, str sentence, str name)
     put(w, w->len ? S(" ") : S(""));
     iz start = w->len;
     put(w, head);
+    put(w, name.len ? S("the ") : S(""));
     if (name.len)
         line_put_name(w, name);
     else
@@ -8006,34 +8065,45 @@ static void status_put(writer *w, const line_status *s, str name)
     }
 }
 
-/* A reason without the prefix in which TfL repeats this line's own name. */
-static str reason_of(const line *l, arena *a, str raw)
+/* Is this prefix of a reason the line's own name, with or without "line"? What people call the
+ * line is not: Hammersmith may be the station. */
+static b32 line_is_called(str prefix, str name)
 {
-    str text = text_tidy(a, raw, 1), rest = text;
-    str prefix = str_cut(&rest, ':');
     u8 one[64], two[64];
     writer w1 = writer_of(one, countof(one)), w2 = writer_of(two, countof(two));
-    str folded = line_fold(&w1, prefix), known = line_find(prefix).id;
-    b32 own = folded.len && str_eq(folded, line_fold(&w2, l->name));
-    own |= known.len && str_eq(known, line_find(l->name).id);
-    rest = str_trim(rest);
-    return own && rest.len ? rest : text;
+    str called = line_fold(&w1, prefix), own = line_fold(&w2, name);
+    if (str_is(called, "docklands light railway"))
+        called = S("dlr");
+    return called.len && str_eq(called, own);
+}
+
+/* A reason without the prefix in which TfL repeats this line's own name; nothing if it is no more
+ * than that. `name` is what the line is called here. */
+static str reason_of(const line *l, str name, arena *a, str raw)
+{
+    str text = text_tidy(a, raw, 1), rest = text, prefix = str_cut(&rest, ':');
+    while (rest.len && (line_is_called(prefix, l->name) || line_is_called(prefix, name))) {
+        text = rest = str_trim(rest);
+        prefix = str_cut(&rest, ':');
+    }
+    return text.len > 1 ? text : S("");
 }
 
 /* Does the text name the line, whatever the case and the form of "and"? */
 static b32 text_names(arena *a, str text, str name)
 {
-    u8 buf[96];
-    writer w = writer_of(buf, countof(buf)), call = arena_writer(a, name.len + 16);
+    u8 called[96], folded[96];
+    b32 found = 0;
+    writer call = writer_of(called, countof(called)), w = writer_of(folded, countof(folded));
     line_put_name(&call, name);
-    str wanted = text_fold(&w, str_from(arena_keep(a, &call), 4));
-    writer folded = arena_writer(a, text.len * 5);
-    text = text_fold(&folded, text);
-    arena_keep(a, &folded);
-    for (iz i = 0; wanted.len && i + wanted.len <= text.len; i++)
-        if (str_eq(str_span(text, i, i + wanted.len), wanted))
-            return 1;
-    return 0;
+    str wanted = text_fold(&w, call.error ? S("") : written(&call));
+    writer all = arena_writer(a, text.len * 5);
+    text = text_fold(&all, text);
+    for (iz i = 0; wanted.len && i + wanted.len <= text.len && !found; i++)
+        found = str_eq(str_span(text, i, i + wanted.len), wanted);
+    writer_cut(&all, 0);
+    arena_keep(a, &all);
+    return found;
 }
 
 /* The statuses that hold now and matter, the worst first, in TfL's order where equally bad: those
@@ -8079,7 +8149,7 @@ static str line_message(const line *l, str name, arena *a)
     b32 named = 0;
     iz count = statuses_now(l, now);
     for (iz i = 0; i < count; i++) {
-        reasons[i] = reason_of(l, a, now[i]->reason);
+        reasons[i] = reason_of(l, name, a, now[i]->reason);
         named |= text_names(a, reasons[i], name);
     }
     writer w = arena_writer(a, LINE_MESSAGE_MAX);
@@ -8239,8 +8309,11 @@ static str answer_try(const answer *r, arena *a, iz max)
 static str answer_write(const answer *r, arena *a)
 {
     str body = {0, 0};
-    for (iz max = ALEXA_TEXT_MAX; max > 400 && !body.ptr; max /= 2)
+    u8 *mark = a->at;
+    for (iz max = ALEXA_TEXT_MAX; max > 400 && !body.ptr; max /= 2) {
+        arena_rewind(a, mark);
         body = answer_try(r, a, max);
+    }
     return body;
 }
 
@@ -8284,7 +8357,8 @@ static void intent_sorry_what(answer *r)
 
 static void intent_repeat(task *t, const alexa_request *q, answer *r)
 {
-    str last = text_tidy(t->arena, q->member[ALEXA_SPEECH], 1);
+    str last = text_cut(q->member[ALEXA_SPEECH], ALEXA_TEXT_MAX);
+    last = text_tidy(t->arena, last, 1);
     if (last.len)
         answer_ask(r, last, S("What would you like to know?"));
     else
@@ -8319,10 +8393,31 @@ static void intent_overground(task *t, const line *lines, answer *r)
         answer_say(r, S("There is a good service on the other London Overground lines."));
 }
 
+/* The states of lines in groups of LINES_PER_CALL; a group that TfL answers with 404 is asked line
+ * by line. Lines that TfL does not know are counted in *unknown. */
+static err lines_status(task *t, const line_ids *ids, line **lines, iz *unknown)
+{
+    for (iz at = 0; at < ids->count; at += LINES_PER_CALL) {
+        iz count = ids->count - at;
+        count = count < LINES_PER_CALL ? count : LINES_PER_CALL;
+        err error = tfl_status(t, ids->id + at, count, lines);
+        for (iz i = 0; error == E_LineUnknown && i < count; i++) {
+            err one = count > 1 ? tfl_status(t, ids->id + at + i, 1, lines) : error;
+            *unknown += one == E_LineUnknown;
+            if (one && one != E_LineUnknown)
+                return one;
+        }
+        if (error && error != E_LineUnknown)
+            return error;
+    }
+    return E_None;
+}
+
 static void intent_status(task *t, const alexa_request *q, answer *r)
 {
     line_ids ids = {0};
     line *lines = 0;
+    iz unknown = 0;
     known_line wanted = line_find(q->slot_id);
     if (!wanted.id.len)
         wanted = line_find(q->slot_name);
@@ -8335,14 +8430,13 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
         return;
     }
     line_ids_add_today(&ids, wanted.id);
-    err error = tfl_status(t, ids.id, ids.count, &lines);
-    if (error || !lines) {
+    if (lines_status(t, &ids, &lines, &unknown) || !lines) {
         intent_apologise(r, 0);
         return;
     }
     writer title = arena_writer(t->arena, 64);
     line_put_name(&title, wanted.name);
-    r->title = str_from(arena_keep(t->arena, &title), 4);
+    r->title = arena_keep(t->arena, &title);
     if (ids.count > 1)
         intent_overground(t, lines, r);
     else
@@ -8362,26 +8456,6 @@ static void intent_disruption(task *t, answer *r)
                         "Elizabeth line."));
     else
         answer_say(r, S("No other disruption is reported."));
-}
-
-/* The favourite lines' states in groups of LINES_PER_CALL; a group that TfL answers with 404 is
- * asked line by line. Lines that TfL does not know are counted in *unknown. */
-static err commute_status(task *t, const line_ids *favourites, line **lines, iz *unknown)
-{
-    for (iz at = 0; at < favourites->count; at += LINES_PER_CALL) {
-        iz count = favourites->count - at;
-        count = count < LINES_PER_CALL ? count : LINES_PER_CALL;
-        err error = tfl_status(t, favourites->id + at, count, lines);
-        for (iz i = 0; error == E_LineUnknown && i < count; i++) {
-            err one = count > 1 ? tfl_status(t, favourites->id + at + i, 1, lines) : error;
-            *unknown += one == E_LineUnknown;
-            if (one && one != E_LineUnknown)
-                return one;
-        }
-        if (error && error != E_LineUnknown)
-            return error;
-    }
-    return E_None;
 }
 
 /* The lines in alphabetical order of their names. */
@@ -8436,8 +8510,8 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
                         "London Travel website."));
         return;
     }
-    error = commute_status(t, &favourites, &lines, &unknown);
-    if (error || !lines) {
+    error = lines_status(t, &favourites, &lines, &unknown);
+    if (error || (!lines && !unknown)) {
         intent_apologise(r, 0);
         return;
     }
@@ -8549,11 +8623,17 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
               "program; to try it here, type: make run\n"));
     iz failures = 0;
     l->log = &s->log;
+    if (!error && str_is(env_get(env, S("AWS_LAMBDA_INITIALIZATION_TYPE")), "snap-start")) {
+        skill_init(s, net);
+        error = lambda_restore(l, a);
+        if (error)
+            log_line(&s->log, LOG_FATAL, S("not restored"), S(""), error);
+    }
     for (b32 first = 1; !error; first = 0) {
         invocation i;
         arena_reset(a);
         s->log.request_id = S("");
-        error = lambda_ask(l);
+        error = lambda_ask(l, "invocation/next");
         if (first)
             skill_init(s, net);
         error = error ? error : lambda_receive(l, a, &i);
@@ -8563,6 +8643,7 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
         } else if (error != E_RuntimeApiStatus && ++failures < LAMBDA_TRIES) {
             log_line(&s->log, LOG_WARN, S("no event"), S(""), error);
             connection_close(&l->connection);
+            os_sleep(os_monotonic() + (failures - 1) * RETRY_PAUSE);
             error = E_None;
         }
         if (error)
