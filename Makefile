@@ -19,7 +19,8 @@ PIC := $(if $(filter aarch64 arm64,$(MACHINE)),-fno-pie -mcmodel=tiny,-fPIE)
 # clang's -Os is a third larger than gcc's; its -Oz is about the same.
 CLANG := $(findstring clang,$(shell $(CC) --version))
 # gcc has -Oz since version 12; the others are what -Os does for speed at the cost of size.
-SIZE := $(if $(CLANG),-Oz,$(shell $(CC) -Oz -E -xc /dev/null >/dev/null 2>&1 && echo -Oz || echo -Os) \
+GCC_SIZE := $(shell $(CC) -Oz -E -xc /dev/null >/dev/null 2>&1 && echo -Oz || echo -Os)
+SIZE := $(if $(CLANG),-Oz,$(GCC_SIZE) \
   -fno-move-loop-invariants -fno-tree-loop-im -fno-optimize-sibling-calls -fno-shrink-wrap \
   -fno-caller-saves)
 CFLAGS_BOOTSTRAP := -std=c11 $(SIZE) $(WARN) -ffreestanding $(PIC) -fstack-protector-strong \

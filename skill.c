@@ -2323,8 +2323,8 @@ static void f25519_swap(f25519 a, f25519 b, u64 mask)
     b[0] ^= t0, b[1] ^= t1, b[2] ^= t2, b[3] ^= t3, b[4] ^= t4;
 }
 
-/* 1 / a, and 0 for 0: a to the power p - 2 = 2^255 - 21, whose bits are all set but 2 and 4. A chain
- * of 11 products would save some 5 us and cost half a kilobyte. */
+/* 1 / a, and 0 for 0: a to the power p - 2 = 2^255 - 21, whose bits are all set but 2 and 4. A
+ * chain of 11 products would save some 5 us and cost half a kilobyte. */
 static void f25519_invert(f25519 out, const f25519 a)
 {
     f25519 r;
@@ -2566,15 +2566,15 @@ static u64 limbs_sub(u64 *r, const u64 *a, const u64 *b, iz n)
 typedef struct {
     u128 low;
     u64 high;
-} column;
+} column_sum;
 
-static inline __attribute__((always_inline)) void column_add(column *c, u128 x)
+static inline __attribute__((always_inline)) void column_add(column_sum *c, u128 x)
 {
     c->high += __builtin_add_overflow(c->low, x, &c->low);
 }
 
 /* Gives the lowest limb and turns the rest into the start of the next column. */
-static inline __attribute__((always_inline)) u64 column_next(column *c)
+static inline __attribute__((always_inline)) u64 column_next(column_sum *c)
 {
     u64 limb = (u64)c->low;
     c->low = c->low >> 64 | (u128)c->high << 64;
@@ -2584,7 +2584,7 @@ static inline __attribute__((always_inline)) u64 column_next(column *c)
 
 /* Adds a[0] * b[0] + a[1] * b[-1] + ... of n products, 1 to 6. n is a constant wherever this is
  * used: only the sums remain. */
-static inline __attribute__((always_inline)) void column_products(column *c, const u64 *a,
+static inline __attribute__((always_inline)) void column_products(column_sum *c, const u64 *a,
                                                                   const u64 *b, iz n)
 {
     column_add(c, (u128)a[0] * b[0]);
@@ -2610,10 +2610,10 @@ typedef struct {
     u64 square[FIELD_LIMBS]; /* R^2 mod prime: a product with it puts into Montgomery form */
     u64 b[FIELD_LIMBS];      /* of y^2 = x^3 - 3x + b, in Montgomery form */
     u64 order[FIELD_LIMBS];
-} curve;
+} ec_curve;
 
 /* SP 800-186, sections 3.2.1.3 and 3.2.1.4 */
-static const curve curves[2] = {
+static const ec_curve curves[2] = {
     [P256] =
         {
             .prime = {0xffffffffffffffff, 0x00000000ffffffff, 0x0000000000000000,
@@ -2678,7 +2678,7 @@ static inline __attribute__((always_inline)) u64 field_sum(u64 *r, const u64 *a,
  * the n limbs, by itself or with top, just if the number was p at least; else p is put back. Both
  * carries together would mean a number of R + p > 2p. */
 static inline __attribute__((always_inline)) void field_reduce(u64 *r, const u64 *a, u64 top,
-                                                               const curve *f, iz n)
+                                                               const ec_curve *f, iz n)
 {
     u64 s[FIELD_LIMBS];
     u64 carry = top + field_sum(s, a, f->one, 0, ~(u64)0, 0, n);
@@ -2688,7 +2688,7 @@ static inline __attribute__((always_inline)) void field_reduce(u64 *r, const u64
 /* r = a - b mod p, for -p <= a - b < p. a + (R - 1 - b) + 1 carries just if a >= b; else p is
  * added. */
 static inline __attribute__((always_inline)) void
-field_difference(u64 *r, const u64 *a, const u64 *b, const curve *f, iz n)
+field_difference(u64 *r, const u64 *a, const u64 *b, const ec_curve *f, iz n)
 {
     u64 s[FIELD_LIMBS];
     u64 carry = field_sum(s, a, b, ~(u64)0, ~(u64)0, 1, n);
@@ -2705,7 +2705,7 @@ field_difference(u64 *r, const u64 *a, const u64 *b, const curve *f, iz n)
 static __attribute__((noinline)) void p256_mul(u64 *r, const u64 *a, const u64 *b)
 {
     const u64 third = 0xffffffff00000001;
-    column c = {0, 0};
+    column_sum c = {0, 0};
     u64 m0, m1, m2, m3, t[4];
     column_products(&c, a, b, 1);
     m0 = column_next(&c);
@@ -2733,7 +2733,7 @@ static __attribute__((noinline)) void p256_mul(u64 *r, const u64 *a, const u64 *
 
 /* For p = 2^384 - 2^128 - 2^96 + 2^32 - 1, the m whose m * p, subtracted, clears the lowest limb x
  * of a column: p = 2^32 - 1 mod 2^64 and (2^32 - 1) * -(2^32 + 1) = 1, so m = -(2^32 + 1) * x. */
-static inline __attribute__((always_inline)) u64 p384_multiple(column *c)
+static inline __attribute__((always_inline)) u64 p384_multiple(column_sum *c)
 {
     u64 x = column_next(c);
     return 0 - (x + (x << 32));
@@ -2754,7 +2754,7 @@ static inline __attribute__((always_inline)) u128 p384_carry(u64 m)
  * the result lies between -M * p / R > -p and ab / R < p. */
 static __attribute__((noinline)) void p384_mul(u64 *r, const u64 *a, const u64 *b)
 {
-    column c = {0, 0};
+    column_sum c = {0, 0};
     u64 m[6], t[6];
     column_products(&c, a, b, 1);
     m[0] = p384_multiple(&c);
@@ -2852,13 +2852,13 @@ static void field_invert(curve_id c, u64 *r, const u64 *a)
 
 typedef struct {
     u64 x[FIELD_LIMBS], y[FIELD_LIMBS], z[FIELD_LIMBS];
-} point;
+} ec_point;
 
 /* A running sum of points, the next point to go into it, and room for what comes up on the way,
  * kept together so that one wipe reaches all of it. */
 typedef struct {
     curve_id curve;
-    point sum, item;
+    ec_point sum, item;
     u64 t[5][FIELD_LIMBS];
 } adder;
 
@@ -2906,7 +2906,7 @@ static const u64 p384_base[BASE_POINTS][2][6] = {
 static void adder_double(adder *a)
 {
     curve_id c = a->curve;
-    point *s = &a->sum;
+    ec_point *s = &a->sum;
     u64(*t)[FIELD_LIMBS] = a->t;
     field_mul(c, t[0], s->z, s->z);
     field_sub(c, t[1], s->x, t[0]);
@@ -2935,8 +2935,8 @@ static void adder_double(adder *a)
 static void adder_add_distinct(adder *a, b32 affine)
 {
     curve_id c = a->curve;
-    point *s = &a->sum;
-    const point *q = &a->item;
+    ec_point *s = &a->sum;
+    const ec_point *q = &a->item;
     u64(*t)[FIELD_LIMBS] = a->t;
     field_mul(c, t[0], s->z, s->z);
     field_mul(c, t[1], q->x, t[0]); /* U2 */
@@ -2988,7 +2988,7 @@ static void adder_add(adder *a, b32 minus, b32 affine)
 
 /* The multiples of p by 1, 3, ... 31, p not infinity. None of the sums is of a point and itself or
  * its negative, since 2 is not one of those multiples and 33 is below the orders. */
-static void adder_multiples(adder *a, point multiple[KEY_POINTS], const point *p)
+static void adder_multiples(adder *a, ec_point multiple[KEY_POINTS], const ec_point *p)
 {
     a->sum = *p;
     adder_double(a);
@@ -3002,14 +3002,14 @@ static void adder_multiples(adder *a, point multiple[KEY_POINTS], const point *p
 
 /* A public point: 4, x, y (SEC 1, section 2.3.4), on the curve, coordinates below p. Else
  * E_PointInvalid. Both curves have prime order: no further check of the group is due. */
-static err point_read(curve_id c, point *p, str s)
+static err point_read(curve_id c, ec_point *p, str s)
 {
-    const curve *f = &curves[c];
+    const ec_curve *f = &curves[c];
     iz n = curve_limbs(c);
     u64 right[FIELD_LIMBS], left[FIELD_LIMBS];
     if (s.len != 1 + 16 * n || s.ptr[0] != 4)
         return E_PointInvalid;
-    *p = (point){0};
+    *p = (ec_point){0};
     limbs_read(p->x, n, str_span(s, 1, 1 + 8 * n));
     limbs_read(p->y, n, str_span(s, 1 + 8 * n, s.len));
     if (!limbs_less(p->x, f->prime, n) || !limbs_less(p->y, f->prime, n))
@@ -3027,7 +3027,7 @@ static err point_read(curve_id c, point *p, str s)
 }
 
 /* Number i of the multiples of the base point. */
-static void point_base(curve_id c, point *p, iz i)
+static void point_base(curve_id c, ec_point *p, iz i)
 {
     iz n = curve_limbs(c);
     const u64 *x = c == P256 ? p256_base[i][0] : p384_base[i][0];
@@ -3039,11 +3039,11 @@ static void point_base(curve_id c, point *p, iz i)
 /* ---- ECDH on P-256 ---- */
 
 /* item = multiple[i], in constant time: all of them are read. */
-static void adder_take_secret(adder *a, const point multiple[KEY_POINTS], u64 i)
+static void adder_take_secret(adder *a, const ec_point multiple[KEY_POINTS], u64 i)
 {
-    a->item = (point){0};
+    a->item = (ec_point){0};
     for (u64 j = 0; j < KEY_POINTS; j++) {
-        const point *m = &multiple[j];
+        const ec_point *m = &multiple[j];
         u64 mask = ct_mask(ct_is_zero(i ^ j));
         for (iz k = 0; k < 4; k++) {
             a->item.x[k] |= m->x[k] & mask;
@@ -3062,8 +3062,8 @@ static void adder_take_secret(adder *a, const point multiple[KEY_POINTS], u64 i)
  *   latter at least d[i] + n, and k[i] at least n + 2d[i] >= n - 62. Only k[0] = k is so large.
  *   Then k = n + 2d[0] with d[0] < 0; but d[0] is k mod 64 less 32, hence d[0] = 32 - n mod 64,
  *   which is 15, and no number from -31 to -1 is 15 mod 64. */
-static void adder_scale(adder *a, point multiple[KEY_POINTS], const u64 k[FIELD_LIMBS],
-                        const point *p)
+static void adder_scale(adder *a, ec_point multiple[KEY_POINTS], const u64 k[FIELD_LIMBS],
+                        const ec_point *p)
 {
     adder_multiples(a, multiple, p);
     a->sum = *p;
@@ -3083,11 +3083,11 @@ static void adder_scale(adder *a, point multiple[KEY_POINTS], const u64 k[FIELD_
 /* out = 4, x, y of secret * p, for p on P-256 and secret big-endian, in constant time. For a secret
  * of 0, or not below the order, the work is done with 1 in its place, out is zeros and the error
  * E_KeyScalar. An even k is replaced by n - k, which is odd, and the result's y negated. */
-static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
+static err p256_scale(u8 out[65], const u8 secret[32], const ec_point *p)
 {
     struct {
         adder a;
-        point multiple[KEY_POINTS];
+        ec_point multiple[KEY_POINTS];
         u64 k[FIELD_LIMBS], other[FIELD_LIMBS];
     } w = {.a.curve = P256};
     const u64 *order = curves[P256].order;
@@ -3128,7 +3128,7 @@ static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
  * time. SEC 1, section 3.2.1; RFC 8446, section 4.2.8.2. */
 static err p256_public(u8 out[65], const u8 secret[32])
 {
-    point base = {0};
+    ec_point base = {0};
     point_base(P256, &base, 0);
     return p256_scale(out, secret, &base);
 }
@@ -3139,7 +3139,7 @@ static err p256_public(u8 out[65], const u8 secret[32])
  * Constant time but for the verdict on the point. */
 static err p256_ecdh(u8 shared[32], const u8 secret[32], str peer)
 {
-    point p;
+    ec_point p;
     u8 product[65];
     err error = point_read(P256, &p, peer);
     if (error)
@@ -3157,23 +3157,23 @@ static err p256_ecdh(u8 shared[32], const u8 secret[32], str peer)
  * time varies. */
 typedef struct {
     u64 room[BIG_ROOM];
-} big;
+} big_number;
 
 typedef struct {
-    big n;
+    big_number n;
     u64 minus_inverse; /* -1 / n mod 2^64 */
     iz limbs, bits;    /* of n: limbs - 1 < bits / 64 <= limbs, and 4 limbs or more */
 } modulus;
 
-static u64 *big_limbs(const big *b)
+static u64 *big_limbs(const big_number *b)
 {
     return (u64 *)b->room + BIG_PAD;
 }
 
 /* From a big-endian str of at most 8 * BIG_LIMBS bytes. */
-static void big_read(big *b, str s)
+static void big_read(big_number *b, str s)
 {
-    *b = (big){0};
+    *b = (big_number){0};
     limbs_read(big_limbs(b), (s.len + 7) >> 3, s);
 }
 
@@ -3192,10 +3192,10 @@ static void modulus_set(modulus *m)
 
 /* Adds a[i] * b[k - i] for `count` numbers i below `end`, and for up to COLUMN_STEP - 1 more below
  * these, where one of the factors is a zero of the room beside a number. */
-static inline __attribute__((always_inline)) void column_long(column *sum, const u64 *a,
+static inline __attribute__((always_inline)) void column_long(column_sum *sum, const u64 *a,
                                                               const u64 *b, iz k, iz end, iz count)
 {
-    column c = *sum;
+    column_sum c = *sum;
     iz from = end - ((count + COLUMN_STEP - 1) & -COLUMN_STEP);
     const u64 *stop = a + end;
     b += k - from;
@@ -3208,16 +3208,16 @@ static inline __attribute__((always_inline)) void column_long(column *sum, const
  * product of two limbs is formed once. Multiples q[k] * n clear the lower half of the columns, and
  * the upper half is (ab + qn) / R < (nR + Rn) / R = 2n. Limb k - limbs of r is written when column
  * k is complete: no later column reads it, save times zero. */
-static void mont_product(big *r, const big *a, const big *b, const modulus *m)
+static void mont_product(big_number *r, const big_number *a, const big_number *b, const modulus *m)
 {
-    big quotient = {0};
+    big_number quotient = {0};
     u64 *q = big_limbs(&quotient), *out = big_limbs(r);
     const u64 *x = big_limbs(a), *y = big_limbs(b), *n = big_limbs(&m->n);
-    column c = {0, 0};
+    column_sum c = {0, 0};
     for (iz k = 0; k < 2 * m->limbs - 1; k++) {
         iz last = k < m->limbs ? k : m->limbs - 1; /* i goes from k - last to last */
         if (a == b) {
-            column half = {0, 0};
+            column_sum half = {0, 0};
             column_long(&half, x, x, k, (k + 1) >> 1, (2 * last - k + 1) >> 1);
             c.high += half.high << 1 | (u64)(half.low >> 127);
             column_add(&c, half.low << 1);
@@ -3243,7 +3243,7 @@ static void mont_product(big *r, const big *a, const big *b, const modulus *m)
 /* ---- ECDSA ---- */
 
 /* A number of a signature: 1 to order - 1, else false. */
-static b32 scalar_read(big *k, str s, const modulus *order)
+static b32 scalar_read(big_number *k, str s, const modulus *order)
 {
     s = str_without_zeros(s);
     if (!s.len || s.len > 8 * order->limbs)
@@ -3258,7 +3258,7 @@ static b32 scalar_read(big *k, str s, const modulus *order)
  * The last bounds x and y. Each halving of v halves u * v, which begins below 2^(2B) and is 1 in
  * the end, before v = 0: e < 2B. Then u is 1 and 1 / k = -+ x / 2^e, and the Montgomery product of
  * x and 2^(2B - e) is R / k. A number of B bits can be that power if e > B. */
-static void scalar_invert(big *k, const modulus *order)
+static void scalar_invert(big_number *k, const modulus *order)
 {
     iz n = order->limbs, e = 0;
     const u64 *q = big_limbs(&order->n);
@@ -3289,7 +3289,7 @@ static void scalar_invert(big *k, const modulus *order)
     for (; e <= 64 * n; e++)
         if (limbs_add(x, x, x, n) || !limbs_less(x, q, n))
             limbs_sub(x, x, q, n);
-    big power = {0};
+    big_number power = {0};
     big_limbs(&power)[(128 * n - e) >> 6] = (u64)1 << ((128 * n - e) & 63);
     copy((u8 *)big_limbs(k), (const u8 *)x, n * 8);
     mont_product(k, k, &power, order);
@@ -3318,15 +3318,15 @@ static void scalar_naf(u8 naf[NAF_MAX], const u64 *k, iz bits, iz w)
 
 /* a's sum = j * base point + k * key, for j and k below the order: Shamir's trick with windows of 4
  * bits with a sign for the base point (multiples to 7) and 6 for the key (to 31). */
-static void adder_combine(adder *a, const big *j, const big *k, const point *key)
+static void adder_combine(adder *a, const big_number *j, const big_number *k, const ec_point *key)
 {
     u8 naf_base[NAF_MAX], naf_key[NAF_MAX];
-    point multiple[KEY_POINTS];
+    ec_point multiple[KEY_POINTS];
     iz bits = 64 * curve_limbs(a->curve);
     scalar_naf(naf_base, big_limbs(j), bits, 4);
     scalar_naf(naf_key, big_limbs(k), bits, 6);
     adder_multiples(a, multiple, key);
-    a->sum = (point){0};
+    a->sum = (ec_point){0};
     for (iz i = bits; i >= 0; i--) {
         adder_double(a);
         if (naf_key[i]) {
@@ -3366,13 +3366,13 @@ static b32 adder_x_is(adder *a, const u64 *r)
 static err ecdsa_verify(curve_id c, str key, str digest, str r, str s)
 {
     iz n = curve_limbs(c);
-    point q;
+    ec_point q;
     err error = point_read(c, &q, key);
     if (error)
         return error;
     modulus order;
-    big rr, w, u1, u2;
-    order.n = (big){0};
+    big_number rr, w, u1, u2;
+    order.n = (big_number){0};
     copy((u8 *)big_limbs(&order.n), (const u8 *)curves[c].order, n * 8);
     modulus_set(&order);
     if (!scalar_read(&rr, r, &order) || !scalar_read(&w, s, &order))
@@ -3403,7 +3403,7 @@ static u64 limbs_top(const u64 *p, iz drop)
  * is above A / D by 2 at most, A / D above A * V / 2^128 by less than 1, and that above q by less
  * than 2: up to 4 subtractions follow, mostly none or one. The sum in q is (2^64 - 1)^2 + 2 * (2^64
  * - 1) < 2^128 at most. */
-static void mont_enter(big *number, const modulus *m)
+static void mont_enter(big_number *number, const modulus *m)
 {
     iz n = m->limbs, drop = 64 * n - m->bits;
     u64 *x = big_limbs(number), v = 0;
@@ -3434,7 +3434,7 @@ static void mont_enter(big *number, const modulus *m)
 /* m = signature^e mod n (RSAVP1, RFC 8017, section 5.2.2), with *m_n set up for n. n and e are
  * unsigned big-endian. E_RsaSize, E_RsaExponent; E_SignatureBad for a signature that is not as long
  * as n or not below it. */
-static err rsa_open(big *m, modulus *m_n, str n, str e, str signature)
+static err rsa_open(big_number *m, modulus *m_n, str n, str e, str signature)
 {
     n = str_without_zeros(n);
     e = str_without_zeros(e);
@@ -3452,7 +3452,7 @@ static err rsa_open(big *m, modulus *m_n, str n, str e, str signature)
         return E_RsaExponent;
     if (signature.len != n.len)
         return E_SignatureBad;
-    big plain, form;
+    big_number plain, form;
     big_read(&plain, signature);
     if (!limbs_less(big_limbs(&plain), big_limbs(&m_n->n), m_n->limbs))
         return E_SignatureBad;
@@ -3479,7 +3479,7 @@ static const u8 pkcs1_info[20] = {0,    0x30, 17, 0x30, 0x0d, 6, 9, 0x60, 0x86, 
 static err rsa_verify_pkcs1(str n, str e, hash_id id, str digest, str signature)
 {
     modulus m_n;
-    big m, expected;
+    big_number m, expected;
     err error = rsa_open(&m, &m_n, n, e, signature);
     if (error)
         return error;
@@ -3520,7 +3520,7 @@ static void mgf1_mask(hash_id id, str seed, u8 *data, iz n)
 static err rsa_verify_pss(str n, str e, hash_id id, str digest, str signature)
 {
     modulus m_n;
-    big m;
+    big_number m;
     err error = rsa_open(&m, &m_n, n, e, signature);
     if (error)
         return error;

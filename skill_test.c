@@ -2609,7 +2609,7 @@ static void test_public_field(void)
 {
     for (int ci = 0; ci < 2; ci++) {
         curve_id c = public_curves[ci];
-        const curve *f = &curves[c];
+        const ec_curve *f = &curves[c];
         iz n = curve_limbs(c);
         u64 edge[5][FIELD_LIMBS] = {{0}, {1}};
         memcpy(edge[2], f->one, sizeof edge[2]);
@@ -2655,18 +2655,18 @@ static void test_public_constants(void)
 {
     for (int ci = 0; ci < 2; ci++) {
         curve_id c = public_curves[ci];
-        const curve *f = &curves[c];
+        const ec_curve *f = &curves[c];
         iz n = curve_limbs(c);
         u64 zero[FIELD_LIMBS] = {0}, t[FIELD_LIMBS];
         CHECK(limbs_sub(t, zero, f->prime, n) == 1 && limbs_equal(t, f->one, n));
         model_product(t, f->one, f->one, f->prime, n);
         CHECK(limbs_equal(t, f->square, n));
         adder a = {.curve = c};
-        point base = {0}, multiple[KEY_POINTS];
+        ec_point base = {0}, multiple[KEY_POINTS];
         point_base(c, &base, 0);
         adder_multiples(&a, multiple, &base);
         for (iz i = 0; i < BASE_POINTS; i++) {
-            point want = {0}, *have = &multiple[i];
+            ec_point want = {0}, *have = &multiple[i];
             u64 zz[FIELD_LIMBS], zzz[FIELD_LIMBS], x[FIELD_LIMBS], y[FIELD_LIMBS];
             point_base(c, &want, i);
             field_mul(c, zz, have->z, have->z);
@@ -2684,7 +2684,7 @@ static void test_public_constants(void)
         "7ce9da3113b5f0b8c00a60b1ce1d7e819d7a431d7c90ea0e5f"};
     for (int ci = 0; ci < 2; ci++) {
         pub_bytes b = bytes_of_hex(base[ci]);
-        point p, q = {0};
+        ec_point p, q = {0};
         CHECK(point_read(public_curves[ci], &p, bytes_str(&b)) == E_None);
         point_base(public_curves[ci], &q, 0);
         CHECK(!memcmp(&p, &q, sizeof p));
@@ -2753,8 +2753,8 @@ static void test_public_combine(void)
                     if (abs(j + k * key[m]) > PUBLIC_STEPS)
                         continue;
                     adder a = {.curve = c};
-                    point q;
-                    big bj = {{0}}, bk = {{0}};
+                    ec_point q;
+                    big_number bj = {{0}}, bk = {{0}};
                     big_limbs(&bj)[0] = (u64)j;
                     big_limbs(&bk)[0] = (u64)k;
                     bad +=
@@ -2857,7 +2857,7 @@ static void test_public_montgomery(void)
             if (limbs_add(r_mod, r_mod, r_mod, limbs) || !limbs_less(r_mod, n, limbs))
                 limbs_sub(r_mod, r_mod, n, limbs);
         for (int round = 0; round < 3; round++) {
-            big a = {{0}}, b = {{0}}, r = {{0}};
+            big_number a = {{0}}, b = {{0}}, r = {{0}};
             u64 x[BIG_LIMBS], y[BIG_LIMBS];
             public_random_below(big_limbs(&a), n, limbs);
             public_random_below(big_limbs(&b), n, limbs);
@@ -2898,7 +2898,7 @@ static void test_public_scalar_invert(void)
         modulus_set(&order);
         int bad = 0;
         for (int round = 0; round < 300; round++) {
-            big k = {{0}}, r = {{0}};
+            big_number k = {{0}}, r = {{0}};
             u64 *v = big_limbs(&k);
             do
                 public_random_below(v, curves[c].order, n);
@@ -3153,7 +3153,7 @@ static void test_public_ecdsa_edges(void)
     for (iz i = 0; i < countof(rows); i++) {
         curve_id c = rows[i].curve;
         iz n = 8 * curve_limbs(c);
-        point p;
+        ec_point p;
         pub_bytes key = bytes_of_hex(rows[i].y_small);
         CHECK(point_read(c, &p, bytes_str(&key)) == E_None);
         key = bytes_of_hex(rows[i].y_large);
