@@ -16646,162 +16646,6 @@ static int command_vectors(int count, char **files)
     return failed > 0;
 }
 
-#ifdef FUZZ
-
-/* For libFuzzer (make fuzz): the first byte chooses what is fed. */
-int LLVMFuzzerTestOneInput(const u8 *data, size_t n);
-int LLVMFuzzerTestOneInput(const u8 *data, size_t n)
-{
-    if (n)
-        fuzz_entry[data[0] % countof(fuzz_entry)](data + 1, (iz)n - 1);
-    return 0;
-}
-
-#elif defined CT
-
-/* ---- make ct: no branch and no address depends on a secret ----
- *
- * Secrets are marked undefined; valgrind's memcheck then counts every branch and every index that
- * depends on them. This program is built with the product's flags. aead_open's verdict is its one
- * branch on a value made of secrets, and x25519_public's invariant one on a public one: one report
- * for each. The last two rows are leaks on purpose, which must be seen: a check that cannot fail
- * shows nothing. */
-
-static int ct_wrong;
-
-static void ct_secret(void *p, iz n)
-{
-    (void)VALGRIND_MAKE_MEM_UNDEFINED(p, n);
-}
-
-static void ct_public(void *p, iz n)
-{
-    (void)VALGRIND_MAKE_MEM_DEFINED(p, n);
-}
-
-static void ct_expect(const char *what, unsigned since, unsigned want)
-{
-    unsigned leaks = (unsigned)VALGRIND_COUNT_ERRORS - since;
-    b32 good = want == ~0u ? leaks > 0 : leaks == want;
-    ct_wrong += !good;
-    printf("%-28s %u secret-dependent%s\n", what, leaks, good ? "" : " WRONG");
-}
-
-static void ct_aead(aead_id id, const char *name, b32 right_tag)
-{
-    aead a;
-    u8 key[32] = {1}, nonce[12] = {2}, aad[5] = {3}, data[203] = {4}, tag[16];
-    unsigned since = (unsigned)VALGRIND_COUNT_ERRORS;
-    ct_secret(key, sizeof key);
-    ct_secret(data, sizeof data);
-    aead_init(&a, id, key);
-    aead_seal(&a, nonce, (str){aad, 5}, data, sizeof data, tag);
-    ct_expect(name, since, 0);
-
-    since = (unsigned)VALGRIND_COUNT_ERRORS;
-    ct_public(data, sizeof data); /* what the wire shows */
-    ct_public(tag, sizeof tag);
-    tag[3] ^= !right_tag;
-    err error = aead_open(&a, nonce, (str){aad, 5}, data, sizeof data, tag);
-    ct_public(&error, sizeof error);
-    ct_wrong += error != (right_tag ? E_None : E_AeadTag);
-    ct_expect("  its opening", since, 1);
-}
-
-static void ct_x25519(void)
-{
-    u8 secret[32] = {5}, share[32], shared[32];
-    unsigned since = (unsigned)VALGRIND_COUNT_ERRORS;
-    ct_secret(secret, sizeof secret);
-    x25519_public(share, secret);
-    /* The key share is public, and so is that it is not zero: the invariant's branch. */
-    ct_expect("x25519_public", since, 1);
-    ct_public(share, sizeof share);
-    since = (unsigned)VALGRIND_COUNT_ERRORS;
-    err error = x25519(shared, secret, share);
-    ct_public(&error, sizeof error);
-    ct_expect("x25519", since, 0);
-    ct_wrong += error != E_None;
-}
-
-static void ct_hash(hash_id id, const char *name)
-{
-    u8 secret[200] = {6}, out[HASH_MAX], key[150];
-    unsigned since = (unsigned)VALGRIND_COUNT_ERRORS;
-    ct_secret(secret, sizeof secret);
-    hash_of(id, (str){secret, sizeof secret}, out);
-    hmac(id, (str){secret, sizeof secret}, (str){secret, sizeof secret}, out);
-    hkdf_extract(id, (str){secret, 48}, (str){secret, 32}, out);
-    hkdf_expand_label(id, (str){out, hash_size(id)}, S("key"), S(""), key, sizeof key);
-    ct_expect(name, since, 0);
-}
-
-/* What a mask is for, done badly: as a branch and as an index. */
-static void ct_leaks(void)
-{
-    static const u8 table[2] = {7, 8};
-    u8 secret[2] = {1, 1};
-    volatile u8 sink;
-    unsigned since = (unsigned)VALGRIND_COUNT_ERRORS;
-    ct_secret(secret, sizeof secret);
-    sink = 0;
-    if (*(volatile u8 *)secret & 1)
-        sink = 1;
-    ct_expect("leak by branch (must show)", since, ~0u);
-    since = (unsigned)VALGRIND_COUNT_ERRORS;
-    sink = ((const volatile u8 *)table)[secret[1] & 1];
-    ct_expect("leak by index (must show)", since, ~0u);
-    (void)sink;
-}
-
-static void ct_p256(void)
-{
-    static const struct {
-        u8 secret[32];
-        int good;
-        char name[32];
-    } rows[] = {
-        {{0x12, [7] = 0x34, [31] = 0x56}, 1, "p256, an even scalar"},
-        {{0xfe, [9] = 0x77, [31] = 0x9b}, 1, "p256, an odd scalar"},
-        {{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, 0, "p256, a scalar too large"},
-        {{0}, 0, "p256, the scalar 0"},
-    };
-    u8 secret[32], own[65], shared[32], theirs[65];
-    ct_wrong += p256_public(theirs, rows[1].secret) != E_None;
-    for (iz i = 0; i < countof(rows); i++) {
-        unsigned since = (unsigned)VALGRIND_COUNT_ERRORS;
-        copy(secret, rows[i].secret, 32);
-        ct_secret(secret, 32);
-        err first = p256_public(own, secret), second = p256_ecdh(shared, secret, (str){theirs, 65});
-        ct_expect(rows[i].name, since, 0);
-        ct_public(&first, sizeof first);
-        ct_public(&second, sizeof second);
-        ct_wrong += (first == E_None) != rows[i].good || (second == E_None) != rows[i].good;
-    }
-}
-
-int main(void)
-{
-    if (!RUNNING_ON_VALGRIND) {
-        printf("run it under valgrind: make ct\n");
-        return 2;
-    }
-    ct_hash(SHA256, "sha256, hmac, hkdf");
-    ct_hash(SHA384, "sha384, hmac, hkdf");
-    ct_aead(CHACHA20_POLY1305, "chacha20-poly1305", 1);
-    ct_aead(CHACHA20_POLY1305, "chacha20-poly1305, bad tag", 0);
-    ct_aead(AES_128_GCM, "aes-128-gcm", 1);
-    ct_aead(AES_256_GCM, "aes-256-gcm", 1);
-    ct_aead(AES_256_GCM, "aes-256-gcm, bad tag", 0);
-    ct_x25519();
-    ct_p256();
-    ct_leaks();
-    printf("%d wrong\n", ct_wrong);
-    return ct_wrong > 0;
-}
-
-#else
-
 /* ---- get: one URL, by the skill's own client ---- */
 
 /* With -v, a line on stderr: ms since the start and since the last line, and what happened. */
@@ -16971,6 +16815,162 @@ static int command_get(int count, char **args)
     connection_close(&c);
     return error || r.status != 200 ? get_failed(error ? error : E_HttpStatus) : 0;
 }
+
+#ifdef FUZZ
+
+/* For libFuzzer (make fuzz): the first byte chooses what is fed. */
+int LLVMFuzzerTestOneInput(const u8 *data, size_t n);
+int LLVMFuzzerTestOneInput(const u8 *data, size_t n)
+{
+    if (n)
+        fuzz_entry[data[0] % countof(fuzz_entry)](data + 1, (iz)n - 1);
+    return 0;
+}
+
+#elif defined CT
+
+/* ---- make ct: no branch and no address depends on a secret ----
+ *
+ * Secrets are marked undefined; valgrind's memcheck then counts every branch and every index that
+ * depends on them. This program is built with the product's flags. aead_open's verdict is its one
+ * branch on a value made of secrets, and x25519_public's invariant one on a public one: one report
+ * for each. The last two rows are leaks on purpose, which must be seen: a check that cannot fail
+ * shows nothing. */
+
+static int ct_wrong;
+
+static void ct_secret(void *p, iz n)
+{
+    (void)VALGRIND_MAKE_MEM_UNDEFINED(p, n);
+}
+
+static void ct_public(void *p, iz n)
+{
+    (void)VALGRIND_MAKE_MEM_DEFINED(p, n);
+}
+
+static void ct_expect(const char *what, unsigned since, unsigned want)
+{
+    unsigned leaks = (unsigned)VALGRIND_COUNT_ERRORS - since;
+    b32 good = want == ~0u ? leaks > 0 : leaks == want;
+    ct_wrong += !good;
+    printf("%-28s %u secret-dependent%s\n", what, leaks, good ? "" : " WRONG");
+}
+
+static void ct_aead(aead_id id, const char *name, b32 right_tag)
+{
+    aead a;
+    u8 key[32] = {1}, nonce[12] = {2}, aad[5] = {3}, data[203] = {4}, tag[16];
+    unsigned since = (unsigned)VALGRIND_COUNT_ERRORS;
+    ct_secret(key, sizeof key);
+    ct_secret(data, sizeof data);
+    aead_init(&a, id, key);
+    aead_seal(&a, nonce, (str){aad, 5}, data, sizeof data, tag);
+    ct_expect(name, since, 0);
+
+    since = (unsigned)VALGRIND_COUNT_ERRORS;
+    ct_public(data, sizeof data); /* what the wire shows */
+    ct_public(tag, sizeof tag);
+    tag[3] ^= !right_tag;
+    err error = aead_open(&a, nonce, (str){aad, 5}, data, sizeof data, tag);
+    ct_public(&error, sizeof error);
+    ct_wrong += error != (right_tag ? E_None : E_AeadTag);
+    ct_expect("  its opening", since, 1);
+}
+
+static void ct_x25519(void)
+{
+    u8 secret[32] = {5}, share[32], shared[32];
+    unsigned since = (unsigned)VALGRIND_COUNT_ERRORS;
+    ct_secret(secret, sizeof secret);
+    x25519_public(share, secret);
+    /* The key share is public, and so is that it is not zero: the invariant's branch. */
+    ct_expect("x25519_public", since, 1);
+    ct_public(share, sizeof share);
+    since = (unsigned)VALGRIND_COUNT_ERRORS;
+    err error = x25519(shared, secret, share);
+    ct_public(&error, sizeof error);
+    ct_expect("x25519", since, 0);
+    ct_wrong += error != E_None;
+}
+
+static void ct_hash(hash_id id, const char *name)
+{
+    u8 secret[200] = {6}, out[HASH_MAX], key[150];
+    unsigned since = (unsigned)VALGRIND_COUNT_ERRORS;
+    ct_secret(secret, sizeof secret);
+    hash_of(id, (str){secret, sizeof secret}, out);
+    hmac(id, (str){secret, sizeof secret}, (str){secret, sizeof secret}, out);
+    hkdf_extract(id, (str){secret, 48}, (str){secret, 32}, out);
+    hkdf_expand_label(id, (str){out, hash_size(id)}, S("key"), S(""), key, sizeof key);
+    ct_expect(name, since, 0);
+}
+
+/* What a mask is for, done badly: as a branch and as an index. */
+static void ct_leaks(void)
+{
+    static const u8 table[2] = {7, 8};
+    u8 secret[2] = {1, 1};
+    volatile u8 sink;
+    unsigned since = (unsigned)VALGRIND_COUNT_ERRORS;
+    ct_secret(secret, sizeof secret);
+    sink = 0;
+    if (*(volatile u8 *)secret & 1)
+        sink = 1;
+    ct_expect("leak by branch (must show)", since, ~0u);
+    since = (unsigned)VALGRIND_COUNT_ERRORS;
+    sink = ((const volatile u8 *)table)[secret[1] & 1];
+    ct_expect("leak by index (must show)", since, ~0u);
+    (void)sink;
+}
+
+static void ct_p256(void)
+{
+    static const struct {
+        u8 secret[32];
+        int good;
+        char name[32];
+    } rows[] = {
+        {{0x12, [7] = 0x34, [31] = 0x56}, 1, "p256, an even scalar"},
+        {{0xfe, [9] = 0x77, [31] = 0x9b}, 1, "p256, an odd scalar"},
+        {{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, 0, "p256, a scalar too large"},
+        {{0}, 0, "p256, the scalar 0"},
+    };
+    u8 secret[32], own[65], shared[32], theirs[65];
+    ct_wrong += p256_public(theirs, rows[1].secret) != E_None;
+    for (iz i = 0; i < countof(rows); i++) {
+        unsigned since = (unsigned)VALGRIND_COUNT_ERRORS;
+        copy(secret, rows[i].secret, 32);
+        ct_secret(secret, 32);
+        err first = p256_public(own, secret), second = p256_ecdh(shared, secret, (str){theirs, 65});
+        ct_expect(rows[i].name, since, 0);
+        ct_public(&first, sizeof first);
+        ct_public(&second, sizeof second);
+        ct_wrong += (first == E_None) != rows[i].good || (second == E_None) != rows[i].good;
+    }
+}
+
+int main(void)
+{
+    if (!RUNNING_ON_VALGRIND) {
+        printf("run it under valgrind: make ct\n");
+        return 2;
+    }
+    ct_hash(SHA256, "sha256, hmac, hkdf");
+    ct_hash(SHA384, "sha384, hmac, hkdf");
+    ct_aead(CHACHA20_POLY1305, "chacha20-poly1305", 1);
+    ct_aead(CHACHA20_POLY1305, "chacha20-poly1305, bad tag", 0);
+    ct_aead(AES_128_GCM, "aes-128-gcm", 1);
+    ct_aead(AES_256_GCM, "aes-256-gcm", 1);
+    ct_aead(AES_256_GCM, "aes-256-gcm, bad tag", 0);
+    ct_x25519();
+    ct_p256();
+    ct_leaks();
+    printf("%d wrong\n", ct_wrong);
+    return ct_wrong > 0;
+}
+
+#else
 
 static const struct {
     const char *name;
