@@ -3620,6 +3620,7 @@ static err rsa_verify_pss(str n, str e, hash_id id, str digest, str signature)
  * ------------------------------------------------------------------------------------------ */
 
 enum {
+    DER_ANY = 0, /* for der_item: whatever comes */
     DER_BOOLEAN = 1,
     DER_INTEGER = 2,
     DER_BIT_STRING = 3,
@@ -3633,35 +3634,29 @@ enum {
     DER_CONSTRUCTED = 0x20, /* plus the above, when other items are inside */
 };
 
-/* Tag and length of the next item (X.690 8.1.2, 10.1); its contents are still to be read. Lengths
- * of four bytes or more are refused: nothing here comes near 16 MB. */
-static iz der_header(reader *r, u8 *tag)
+/* Length of the next item (X.690 8.1.2, 10.1), of which the tag is read, too; its contents are still
+ * to be read. Lengths of four bytes or more are refused: nothing here comes near 16 MB. */
+static iz der_header(reader *r)
 {
-    *tag = (u8)read_be(r, 1);
-    iz len = (iz)read_be(r, 1);
+    u8 tag = read_byte(r);
+    iz len = read_byte(r);
     if (len >= 0x80) {
         iz n = len - 0x80;
         len = 1 <= n && n <= 3 ? (iz)read_be(r, n) : 0;
         if (len < 0x80 || !(len >> (8 * (n - 1))))
             reader_fail(r, E_DerMalformed);
     }
-    if ((*tag & 0x1f) == 0x1f)
+    if ((tag & 0x1f) == 0x1f)
         reader_fail(r, E_DerMalformed);
     return r->error ? 0 : len;
-}
-
-/* The contents of the next item, whatever its tag. */
-static str der_any(reader *r, u8 *tag)
-{
-    return read_bytes(r, der_header(r, tag));
 }
 
 /* The contents of the next item, which must have that tag. */
 static str der_item(reader *r, u8 tag)
 {
-    u8 found;
-    str contents = der_any(r, &found);
-    if (r->error || found == tag)
+    u8 found = reader_peek(r);
+    str contents = read_bytes(r, der_header(r));
+    if (!tag || r->error || found == tag)
         return contents;
     reader_fail(r, E_DerMalformed);
     return (str){r->end, 0};
@@ -3677,25 +3672,33 @@ static str der_whole(reader *r, u8 tag)
 
 static b32 der_next_is(const reader *r, u8 tag)
 {
-    return reader_left(r) > 0 && *r->at == tag;
+    return reader_peek(r) == tag;
 }
 
-/* A reader of the contents of the next item; to be given back to der_leave. */
-static reader der_enter(reader *r, u8 tag)
+/* Narrows the reader to the contents of the next item. Returns its former end, which is to be given
+ * back to der_leave. */
+static const u8 *der_enter(reader *r, u8 tag)
 {
-    return reader_of(der_item(r, tag));
+    str contents = der_item(r, tag);
+    const u8 *end = r->end;
+    r->at = contents.ptr;
+    r->end = contents.ptr + contents.len;
+    return end;
 }
 
-/* All has been read, and without error. */
-static b32 der_done(const reader *r)
+/* All must have been read up to here. */
+static void der_end(reader *r)
 {
-    return !r->error && !reader_left(r);
+    if (reader_left(r))
+        reader_fail(r, E_DerMalformed);
 }
 
-static void der_leave(reader *r, const reader *inner)
+static void der_leave(reader *r, const u8 *end)
 {
-    if (!der_done(inner))
-        reader_fail(r, inner->error ? inner->error : E_DerMalformed);
+    der_end(r);
+    r->end = end;
+    if (r->error)
+        r->at = end;
 }
 
 /* BOOLEAN DEFAULT FALSE: absent or TRUE, which is FF (X.690 11.1, 11.5). */
@@ -3732,13 +3735,13 @@ static str der_unsigned(reader *r)
  * (X.690 8.6.2, 11.2.1). */
 static str der_bits(reader *r, u32 most_unused)
 {
-    reader bits = der_enter(r, DER_BIT_STRING);
-    u32 unused = (u32)read_be(&bits, 1);
-    str s = read_bytes(&bits, reader_left(&bits));
+    const u8 *end = der_enter(r, DER_BIT_STRING);
+    u32 unused = read_byte(r);
+    str s = read_bytes(r, reader_left(r));
     u32 last = s.len ? s.ptr[s.len - 1] : 1;
     if (unused > most_unused || last & ((1u << unused) - 1))
-        reader_fail(&bits, E_DerMalformed);
-    der_leave(r, &bits);
+        reader_fail(r, E_DerMalformed);
+    der_leave(r, end);
     return s;
 }
 
@@ -3747,23 +3750,23 @@ static str der_bits(reader *r, u32 most_unused)
  * but a well-known root (Certum Trusted Network CA 2) has one of 2046. */
 static i64 der_time(reader *r)
 {
-    static const u8 most[] = {12, 31, 23, 59, 59};
+    static const u8 most[] = {99, 99, 12, 31, 23, 59, 59};
     b32 utc = der_next_is(r, DER_UTC_TIME);
-    reader t = der_enter(r, utc ? DER_UTC_TIME : DER_GENERALIZED_TIME);
-    i64 year = read_decimal(&t, utc ? 2 : 4), part[countof(most)];
-    for (iz i = 0; i < countof(most); i++) {
-        part[i] = read_decimal(&t, 2);
+    const u8 *end = der_enter(r, utc ? DER_UTC_TIME : DER_GENERALIZED_TIME);
+    i64 part[countof(most)];
+    for (iz i = utc; i < countof(most); i++) {
+        part[i] = read_decimal(r, 2);
         if (part[i] > most[i])
-            reader_fail(&t, E_DerMalformed);
+            reader_fail(r, E_DerMalformed);
     }
     if (utc)
-        year += year < 50 ? 2000 : 1900;
-    i64 day = days_of_date(year, part[0], part[1]);
-    b32 good = part[0] && part[1] && day < days_of_date(year, part[0] + 1, 1);
-    if (read_byte(&t) != 'Z' || !good)
-        reader_fail(&t, E_DerMalformed);
-    der_leave(r, &t);
-    return ((day * 24 + part[2]) * 60 + part[3]) * 60 + part[4];
+        part[0] = part[1] < 50 ? 20 : 19;
+    i64 year = part[0] * 100 + part[1], day = days_of_date(year, part[2], part[3]);
+    b32 good = part[2] && part[3] && day < days_of_date(year, part[2] + 1, 1);
+    if (read_byte(r) != 'Z' || !good)
+        reader_fail(r, E_DerMalformed);
+    der_leave(r, end);
+    return ((day * 24 + part[4]) * 60 + part[5]) * 60 + part[6];
 }
 
 /* A public key; the slices lie in the certificate. */
@@ -3870,10 +3873,12 @@ static err key_verify(const public_key *k, sig_id id, str message, str signature
         return rsa_verify_pss(k->n, k->e, h, d, signature);
     if (id >= PKCS1_SHA256)
         return rsa_verify_pkcs1(k->n, k->e, h, d, signature);
-    reader all = reader_of(signature), pair = der_enter(&all, DER_SEQUENCE);
-    str r = der_unsigned(&pair), s = der_unsigned(&pair);
-    der_leave(&all, &pair);
-    if (!der_done(&all))
+    reader in = reader_of(signature);
+    const u8 *end = der_enter(&in, DER_SEQUENCE);
+    str r = der_unsigned(&in), s = der_unsigned(&in);
+    der_leave(&in, end);
+    der_end(&in);
+    if (in.error)
         return E_DerMalformed;
     return ecdsa_verify(k->id == KEY_P256 ? P256 : P384, k->point, d, r, s);
 }
@@ -3882,16 +3887,19 @@ static err key_verify(const public_key *k, sig_id id, str message, str signature
  * bytes, 256 or more; section 6 has the upper bound. */
 static void key_decode(public_key *k, reader *r)
 {
-    reader info = der_enter(r, DER_SEQUENCE);
-    str algorithm = der_whole(&info, DER_SEQUENCE), bits = der_bits(&info, 0);
-    der_leave(r, &info);
+    const u8 *end = der_enter(r, DER_SEQUENCE);
+    str algorithm = der_whole(r, DER_SEQUENCE), bits = der_bits(r, 0);
+    der_leave(r, end);
     *k = (public_key){.id = KEY_RSA};
     if (str_eq(algorithm, S("\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00"))) {
-        reader all = reader_of(bits), rsa = der_enter(&all, DER_SEQUENCE);
+        reader rsa = reader_of(bits);
+        end = der_enter(&rsa, DER_SEQUENCE);
         k->n = der_unsigned(&rsa);
         k->e = der_unsigned(&rsa);
-        der_leave(&all, &rsa);
-        der_leave(r, &all);
+        der_leave(&rsa, end);
+        der_end(&rsa);
+        if (rsa.error)
+            reader_fail(r, rsa.error);
         if (k->n.len < 256 || k->n.ptr[0] < 0x80)
             reader_fail(r, E_CertKeyWeak);
         return;
@@ -3933,13 +3941,13 @@ typedef struct {
 static b32 cert_purposes(reader *r)
 {
     b32 fit = 0;
-    reader list = der_enter(r, DER_SEQUENCE);
+    const u8 *end = der_enter(r, DER_SEQUENCE);
     do {
-        str oid = der_item(&list, DER_OID);
+        str oid = der_item(r, DER_OID);
         fit |= str_eq(oid, S("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
                str_eq(oid, S("\x55\x1d\x25\x00"));
-    } while (reader_left(&list));
-    der_leave(r, &list);
+    } while (reader_left(r));
+    der_leave(r, end);
     return fit;
 }
 
@@ -3947,7 +3955,6 @@ static b32 cert_purposes(reader *r)
 static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
 {
     u32 id = oid.len == 3 && oid.ptr[0] == 0x55 && oid.ptr[1] == 0x1d ? oid.ptr[2] : 0;
-    u8 tag;
     if (id == 15) {
         str bits = der_bits(r, 7);
         c->usage = bits.len ? bits.ptr[0] : 0;
@@ -3956,13 +3963,13 @@ static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
         if (!c->names.len || (!critical && c->subject.len <= 2))
             reader_fail(r, E_CertMalformed);
     } else if (id == 19) {
-        reader basic = der_enter(r, DER_SEQUENCE);
-        c->ca = der_flag(&basic);
-        if (reader_left(&basic)) {
-            str len = der_unsigned(&basic);
+        const u8 *end = der_enter(r, DER_SEQUENCE);
+        c->ca = der_flag(r);
+        if (reader_left(r)) {
+            str len = der_unsigned(r);
             c->path_len = len.len == 1 ? len.ptr[0] : PATH_CERTS;
         }
-        der_leave(r, &basic);
+        der_leave(r, end);
     } else if (id == 30) {
         c->constraints = der_item(r, DER_SEQUENCE);
         if (!c->constraints.len)
@@ -3970,7 +3977,7 @@ static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
     } else if (id == 37) {
         c->server_auth = cert_purposes(r);
     } else {
-        der_any(r, &tag);
+        der_item(r, DER_ANY);
         if (critical || id == 36)
             reader_fail(r, E_CertExtensionUnknown);
     }
@@ -3981,25 +3988,25 @@ static void cert_extensions(certificate *c, reader *r)
 {
     str seen[CERT_EXTENSIONS];
     iz count = 0;
-    reader list = der_enter(r, DER_SEQUENCE);
+    const u8 *list_end = der_enter(r, DER_SEQUENCE);
     do {
-        reader x = der_enter(&list, DER_SEQUENCE);
-        str oid = der_item(&x, DER_OID);
-        b32 critical = der_flag(&x);
-        reader value = der_enter(&x, DER_OCTET_STRING);
-        der_leave(&list, &x);
+        const u8 *end = der_enter(r, DER_SEQUENCE);
+        str oid = der_item(r, DER_OID);
+        b32 critical = der_flag(r);
+        const u8 *value_end = der_enter(r, DER_OCTET_STRING);
         for (iz i = 0; i < count; i++)
             if (str_eq(seen[i], oid))
-                reader_fail(&list, E_CertMalformed);
+                reader_fail(r, E_CertMalformed);
         if (count == CERT_EXTENSIONS)
-            reader_fail(&list, E_CertMalformed);
-        if (!list.error) {
+            reader_fail(r, E_CertMalformed);
+        if (!r->error) {
             seen[count++] = oid;
-            cert_extension(c, &value, oid, critical);
-            der_leave(&list, &value);
+            cert_extension(c, r, oid, critical);
         }
-    } while (reader_left(&list));
-    der_leave(r, &list);
+        der_leave(r, value_end);
+        der_leave(r, end);
+    } while (reader_left(r));
+    der_leave(r, list_end);
 }
 
 /* The part that is signed, TBSCertificate (RFC 5280 section 4.1). The unique identifiers of version
@@ -4013,24 +4020,22 @@ static void cert_signed_part(certificate *c, reader *r, str algorithm)
     if (!str_eq(der_whole(r, DER_SEQUENCE), algorithm))
         reader_fail(r, E_CertMalformed);
     c->issuer = der_whole(r, DER_SEQUENCE);
-    reader validity = der_enter(r, DER_SEQUENCE);
-    c->not_before = der_time(&validity);
-    c->not_after = der_time(&validity);
-    der_leave(r, &validity);
+    const u8 *end = der_enter(r, DER_SEQUENCE);
+    c->not_before = der_time(r);
+    c->not_after = der_time(r);
+    der_leave(r, end);
     c->subject = der_whole(r, DER_SEQUENCE);
     if (!version_3)
         reader_fail(r, E_CertVersion);
     if (c->issuer.len <= 2)
         reader_fail(r, E_CertMalformed);
-    c->key_info = der_whole(r, DER_SEQUENCE);
-    reader key = reader_of(c->key_info);
-    key_decode(&c->key, &key);
-    if (key.error)
-        reader_fail(r, key.error);
+    const u8 *start = r->at;
+    key_decode(&c->key, r);
+    c->key_info = (str){start, r->error ? 0 : r->at - start};
     if (reader_left(r)) {
-        reader extensions = der_enter(r, DER_CONTEXT | DER_CONSTRUCTED | 3);
-        cert_extensions(c, &extensions);
-        der_leave(r, &extensions);
+        end = der_enter(r, DER_CONTEXT | DER_CONSTRUCTED | 3);
+        cert_extensions(c, r);
+        der_leave(r, end);
     }
 }
 
@@ -4041,19 +4046,22 @@ static void cert_decode(certificate *c, str der)
 {
     *c = (certificate){.path_len = -1, .usage = USAGE_ABSENT, .server_auth = 1};
     c->names = c->constraints = str_span(der, 0, 0);
-    reader all = reader_of(der), r = der_enter(&all, DER_SEQUENCE);
+    reader r = reader_of(der);
+    const u8 *end = der_enter(&r, DER_SEQUENCE);
     c->signed_part = der_whole(&r, DER_SEQUENCE);
     str algorithm = der_whole(&r, DER_SEQUENCE);
     c->sig = sig_of_algorithm(algorithm);
     c->signature = der_bits(&r, 0);
-    der_leave(&all, &r);
-    reader whole = reader_of(c->signed_part), signed_part = der_enter(&whole, DER_SEQUENCE);
-    cert_signed_part(c, &signed_part, algorithm);
-    der_leave(&all, &signed_part);
+    der_leave(&r, end);
+    der_end(&r);
+    c->error = r.error;
+    r = reader_of(c->signed_part);
+    end = der_enter(&r, DER_SEQUENCE);
+    cert_signed_part(c, &r, algorithm);
+    der_leave(&r, end);
+    if (!c->error)
+        c->error = r.error;
     c->key.may_sign = (c->usage & USAGE_DIGITAL_SIGNATURE) != 0;
-    if (reader_left(&all))
-        reader_fail(&all, E_DerMalformed);
-    c->error = all.error;
 }
 
 static b32 cert_self_issued(const certificate *c)
@@ -4150,13 +4158,15 @@ static b32 ip_network_valid(str network)
 /* Does the directory name begin with the RDNs of base? Both are RDNSequences, whole items. */
 static b32 dn_within(str name, str base)
 {
-    reader outer = reader_of(name), n = der_enter(&outer, DER_SEQUENCE);
-    outer = reader_of(base);
-    reader b = der_enter(&outer, DER_SEQUENCE);
+    reader n = reader_of(name), b = reader_of(base);
+    const u8 *end = der_enter(&b, DER_SEQUENCE);
+    der_enter(&n, DER_SEQUENCE);
     while (reader_left(&b))
         if (!str_eq(der_whole(&n, DER_SET), der_whole(&b, DER_SET)) || n.error)
             return 0;
-    return der_done(&outer) && !b.error;
+    der_leave(&b, end);
+    der_end(&b);
+    return !b.error;
 }
 
 /* The forms of GeneralName, by their number in brackets (RFC 5280 section 4.2.1.6). */
@@ -4167,28 +4177,33 @@ typedef struct {
     str value;
 } general_name;
 
-/* The next name of a list, or the base of a constraint. DNS names must be visible ASCII, bases host
- * names or empty; addresses must be of one of the two lengths, bases with a mask. */
-static general_name name_next(reader *r, b32 base)
+static u8 name_form(const reader *r)
 {
-    u8 tag;
-    str value = der_any(r, &tag);
-    general_name name = {tag & 0x1f, value};
-    b32 constructed = name.form == 0 || (3 <= name.form && name.form <= 5);
-    b32 good = name.form <= NAME_LAST &&
-               tag == (DER_CONTEXT | name.form | (constructed ? DER_CONSTRUCTED : 0));
-    if (name.form == NAME_DNS && base)
+    return reader_peek(r) & 0x1f;
+}
+
+/* The value of the next name of a list, or of the base of a constraint; its form is that of the tag
+ * that comes (name_form). DNS names must be visible ASCII, bases host names or empty; addresses must
+ * be of one of the two lengths, bases with a mask. */
+static str name_next(reader *r, b32 base)
+{
+    u8 tag = reader_peek(r), form = name_form(r);
+    str value = der_item(r, DER_ANY);
+    b32 constructed = form == 0 || (3 <= form && form <= 5);
+    b32 good =
+        form <= NAME_LAST && tag == (DER_CONTEXT | form | (constructed ? DER_CONSTRUCTED : 0));
+    if (form == NAME_DNS && base)
         good &= !value.len || dns_valid(value);
-    if (name.form == NAME_DNS && !base) {
+    if (form == NAME_DNS && !base) {
         good &= value.len > 0;
         for (iz i = 0; i < value.len; i++)
             good &= 0x21 <= value.ptr[i] && value.ptr[i] <= 0x7e;
     }
-    if (name.form == NAME_IP)
+    if (form == NAME_IP)
         good &= base ? ip_network_valid(value) : value.len == 4 || value.len == 16;
     if (!good)
         reader_fail(r, E_CertMalformed);
-    return name;
+    return value;
 }
 
 /* Does a constraint's base hold a name of the same form? Of what is excluded, names in doubt count
@@ -4245,19 +4260,20 @@ static b32 constraint_list(path_search *s, reader *r, b32 excluded, const genera
     b32 held = 0, limited = 0;
     if (!der_next_is(r, tag))
         return 0;
-    reader list = der_enter(r, tag);
+    const u8 *list_end = der_enter(r, tag);
     do {
-        reader subtree = der_enter(&list, DER_SEQUENCE);
-        general_name base = name_next(&subtree, 1);
-        der_leave(&list, &subtree);
+        const u8 *end = der_enter(r, DER_SEQUENCE);
+        b32 same = name_form(r) == name->form;
+        str base = name_next(r, 1);
+        der_leave(r, end);
         if (++s->name_checks > PATH_NAMES)
-            reader_fail(&list, E_CertSearchBound);
-        if (!list.error && base.form == name->form) {
+            reader_fail(r, E_CertSearchBound);
+        if (!r->error && same) {
             limited = 1;
-            held |= name_within(name, base.value, excluded);
+            held |= name_within(name, base, excluded);
         }
-    } while (reader_left(&list));
-    der_leave(r, &list);
+    } while (reader_left(r));
+    der_leave(r, list_end);
     return excluded ? held : limited && !held;
 }
 
@@ -4267,9 +4283,8 @@ static err constraint_check(path_search *s, str constraints, const general_name 
     reader r = reader_of(constraints);
     b32 refused = constraint_list(s, &r, 0, name);
     refused |= constraint_list(s, &r, 1, name);
-    if (!der_done(&r))
-        return r.error ? r.error : E_DerMalformed;
-    return refused ? E_CertNameConstraint : E_None;
+    der_end(&r);
+    return r.error ? r.error : refused ? E_CertNameConstraint : E_None;
 }
 
 /* Applies an issuer's constraints to the names of all certificates below it, but for self-issued
@@ -4286,7 +4301,8 @@ static err constraints_check(path_search *s, str constraints)
         if (c->subject.len > 2)
             error = constraint_check(s, constraints, &name);
         while (!error && reader_left(&names)) {
-            name = name_next(&names, 0);
+            name.form = name_form(&names);
+            name.value = name_next(&names, 0);
             error = names.error ? names.error : constraint_check(s, constraints, &name);
         }
     }
@@ -4332,11 +4348,11 @@ static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
  * of the contents, or -1. */
 static iz pem_header(const pem_entry *e, iz *at)
 {
-    u8 bytes[4], tag; /* enough for lengths under 64 KB */
+    u8 bytes[4]; /* enough for lengths under 64 KB */
     if (!pem_decode(e, *at, countof(bytes), bytes))
         return -1;
     reader r = reader_of((str){bytes, countof(bytes)});
-    iz len = der_header(&r, &tag);
+    iz len = der_header(&r);
     *at += r.at - bytes;
     return r.error ? -1 : len;
 }
@@ -4510,11 +4526,12 @@ static err cert_check_host(const certificate *c, str host, str ip)
     b32 found = 0;
     reader r = reader_of(c->names);
     while (reader_left(&r)) {
-        general_name name = name_next(&r, 0);
+        u8 form = name_form(&r);
+        str name = name_next(&r, 0);
         if (ip.len)
-            found |= name.form == NAME_IP && str_eq(name.value, ip);
+            found |= form == NAME_IP && str_eq(name, ip);
         else
-            found |= name.form == NAME_DNS && dns_covers(name.value, host);
+            found |= form == NAME_DNS && dns_covers(name, host);
     }
     return r.error ? r.error : found ? E_None : E_CertNameMismatch;
 }
