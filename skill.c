@@ -4679,41 +4679,50 @@ typedef struct {
 /* One direction of traffic. */
 typedef struct {
     b32 on; /* records are protected */
-    u8 secret[HASH_MAX], iv[AEAD_NONCE];
+    u8 secret[HASH_MAX], iv[AEAD_NONCE], nonce[AEAD_NONCE];
     aead key;
     u64 sequence;
 } tls_keys;
 
 typedef struct {
-    /* from the caller */
-    str host, bundle;
-    i64 now;
-    b32 aes, named; /* named: server_name was sent */
-    tls_entropy entropy;
-
+    /* what is looked at often comes first: its offsets are short */
     tls_state state;
-    err error;     /* the first one */
-    u8 peer_alert; /* the one that the server ended the connection with */
+    err error; /* the first one */
+    reader r;  /* over the message, or the vector inside it, that is being read */
+    writer w;  /* the content of the record that is being written */
 
     /* from the hellos */
-    hash transcript[2]; /* by hash_id; both run until the suite is known */
-    b32 retried, ccs_sent;
-    u16 suite, group;
     hash_id hash;
     aead_id cipher;
-    u8 secret[HASH_MAX]; /* of RFC 8446 section 7.1: early, then handshake, then master */
-    tls_keys receive, send;
+    u16 suite, group;
+    b32 retried, ccs_sent;
 
-    /* from the server's flight */
+    /* from the server's flight, and while connected */
     b32 certificate_requested;
-    public_key leaf; /* slices of the Certificate message */
-    x509_report report;
-
-    /* while connected */
     b32 update_owed; /* our KeyUpdate is to go out as soon as there is room */
     b32 ended;       /* the transport has no more bytes */
+    u8 peer_alert;   /* the one that the server ended the connection with */
     u32 ccs, padding, warnings, empty, updates, tickets; /* against their limits */
+
+    /* from the caller */
+    b32 aes, named; /* named: server_name was sent */
+    str host, bundle;
+    i64 now;
+    tls_entropy entropy;
+
+    /* from the extensions of one message; slices of it */
+    u32 had; /* bits: which of tls_known came */
+    u16 share_group;
+    str share, cookie;
+
     str plain; /* decrypted data not yet consumed: a slice of `in` */
+
+    hash transcript[2];  /* by hash_id; both run until the suite is known */
+    u8 digest[HASH_MAX]; /* of the transcript, when it was last asked for */
+    u8 secret[HASH_MAX]; /* of RFC 8446 section 7.1: early, then handshake, then master */
+    tls_keys receive, send;
+    public_key leaf; /* slices of the Certificate message */
+    x509_report report;
 
     /* buffers; not cleared at the start, so that only what is used is touched */
     iz kept;          /* bytes of the Certificate message, while the leaf's key is needed */
@@ -4776,95 +4785,99 @@ static void tls_count(tls *t, u32 *counter, u32 most)
 
 /* ---- vectors of the presentation language: RFC 8446 section 3.4 ---- */
 
-/* A vector of at least `least` bytes behind a length of `width`. What fails, fails in r. */
-static reader tls_vector(reader *r, iz width, iz least)
+/* The next n bytes of the message; what is not there fails the connection, as all that follows. */
+static str tls_take(tls *t, iz n)
 {
-    str body = read_bytes(r, (iz)read_be(r, width));
-    if (body.len < least)
-        reader_fail(r, E_Truncated);
-    return reader_of(body);
+    str s = read_bytes(&t->r, n);
+    tls_require(t, !t->r.error, E_TlsMessageForm, ALERT_DECODE_ERROR);
+    return s;
 }
 
-/* The same as a slice. */
-static str tls_bytes(reader *r, iz width, iz least)
+static u32 tls_number(tls *t, iz width)
 {
-    reader body = tls_vector(r, width, least);
-    return read_bytes(&body, reader_left(&body));
+    reader number = reader_of(tls_take(t, width));
+    return (u32)read_be(&number, reader_left(&number));
 }
 
-/* Whether all was read and nothing is left over; else the connection fails. */
-static b32 tls_whole(tls *t, const reader *r)
+/* A vector of at least `least` bytes behind a length of `width`. */
+static str tls_bytes(tls *t, iz width, iz least)
 {
-    return tls_require(t, !r->error && !reader_left(r), E_TlsMessageForm, ALERT_DECODE_ERROR);
+    str body = tls_take(t, (iz)tls_number(t, width));
+    tls_require(t, body.len >= least, E_TlsMessageForm, ALERT_DECODE_ERROR);
+    return body;
 }
 
-/* A list of 2-byte items, not empty; what they are is of no interest. */
-static void tls_check_list(tls *t, reader *r)
+/* Narrows the reader to a vector's contents; what it returns is to be given back to tls_leave. */
+static const u8 *tls_enter(tls *t, iz width, iz least)
 {
-    reader list = tls_vector(r, 2, 2);
-    if (reader_left(&list) % 2)
-        reader_fail(r, E_Truncated);
-    tls_whole(t, r);
+    str body = tls_bytes(t, width, least);
+    const u8 *end = t->r.end;
+    t->r = reader_of(body);
+    return end;
 }
 
-/* Opens a vector to be written; the place that it returns is for tls_vector_end. */
-static iz tls_vector_start(writer *w, iz width)
+/* All must have been read up to here. */
+static b32 tls_whole(tls *t)
 {
-    put_be(w, 0, width);
-    return w->len;
+    return tls_require(t, !reader_left(&t->r), E_TlsMessageForm, ALERT_DECODE_ERROR);
 }
 
-static void tls_vector_end(writer *w, iz width, iz start)
+static void tls_leave(tls *t, const u8 *end)
 {
-    iz n = w->len - start;
-    for (iz i = 1; i <= width && !w->error; i++, n >>= 8)
-        w->buf[start - i] = (u8)n;
+    if (!tls_whole(t))
+        t->r.at = end;
+    t->r.end = end;
 }
 
 /* ---- records out: RFC 8446 section 5 ---- */
 
 /* The nonce of the next record: section 5.3. */
-static void tls_nonce(const tls_keys *k, u8 nonce[AEAD_NONCE])
+static const u8 *tls_nonce(tls_keys *k)
 {
-    copy(nonce, k->iv, AEAD_NONCE);
+    copy(k->nonce, k->iv, AEAD_NONCE);
     for (iz i = 0; i < 8; i++)
-        nonce[AEAD_NONCE - 1 - i] ^= (u8)(k->sequence >> (8 * i));
+        k->nonce[AEAD_NONCE - 1 - i] ^= (u8)(k->sequence >> (8 * i));
+    return k->nonce;
 }
 
 /* For middleboxes: appendix D.4. Once, before the second ClientHello or the first sealed record. */
 static void tls_send_ccs(tls *t)
 {
+    if (t->ccs_sent)
+        return;
     writer w = writer_of(t->out + t->out_len, TLS_OUT_MAX - t->out_len);
-    if (!t->ccs_sent)
-        put(&w, S("\x14\x03\x03\x00\x01\x01"));
+    put(&w, S("\x14\x03\x03\x00\x01\x01"));
     t->ccs_sent = 1;
     t->out_len += w.len;
 }
 
-/* A writer for the content of the next record; tls_send puts that on its way. There is always room
+/* Opens t->w for the content of the next record; tls_send puts that on its way. There is always room
  * for an alert, the last flight or a KeyUpdate: all else leaves TLS_OUT_RESERVE free. */
-static writer tls_content(tls *t)
+static void tls_content(tls *t)
 {
     if (t->send.on)
         tls_send_ccs(t);
     iz room = TLS_OUT_MAX - t->out_len - (5 + 1 + AEAD_TAG);
     invariant(room > 0);
-    return writer_of(t->out + t->out_len + 5, room);
+    t->w = writer_of(t->out + t->out_len + 5, room);
 }
 
-static void tls_send(tls *t, u8 type, writer *w)
+static void tls_send(tls *t, u8 type)
 {
-    u8 *header = w->buf - 5, *tag = w->buf + w->len + 1, nonce[AEAD_NONCE];
-    if (w->error) {
-        tls_fail(t, w->error, ALERT_INTERNAL_ERROR);
+    u8 *body = t->w.buf, *header = body - 5;
+    iz n = t->w.len;
+    if (t->w.error) {
+        tls_fail(t, t->w.error, ALERT_INTERNAL_ERROR);
         return;
     }
-    iz n = t->send.on ? w->len + 1 + AEAD_TAG : w->len;
-    copy(header, (u8[5]){t->send.on ? TLS_APPLICATION_DATA : type, 3, 3, (u8)(n >> 8), (u8)n}, 5);
+    t->w = writer_of(header, 5);
+    put_byte(&t->w, t->send.on ? TLS_APPLICATION_DATA : type);
+    put_be(&t->w, TLS_LEGACY_VERSION, 2);
+    put_be(&t->w, (u64)(t->send.on ? n + 1 + AEAD_TAG : n), 2);
     if (t->send.on) {
-        w->buf[w->len] = type;
-        tls_nonce(&t->send, nonce);
-        aead_seal(&t->send.key, nonce, (str){header, 5}, w->buf, w->len + 1, tag);
+        body[n++] = type;
+        aead_seal(&t->send.key, tls_nonce(&t->send), written(&t->w), body, n, body + n);
+        n += AEAD_TAG;
         if (++t->send.sequence == TLS_RECORDS)
             t->update_owed = 1;
     }
@@ -4873,10 +4886,10 @@ static void tls_send(tls *t, u8 type, writer *w)
 
 static void tls_send_alert(tls *t, u8 alert)
 {
-    writer w = tls_content(t);
-    put_byte(&w, alert == ALERT_CLOSE_NOTIFY ? 1 : 2);
-    put_byte(&w, alert);
-    tls_send(t, TLS_ALERT, &w);
+    tls_content(t);
+    put_byte(&t->w, alert == ALERT_CLOSE_NOTIFY ? 1 : 2);
+    put_byte(&t->w, alert);
+    tls_send(t, TLS_ALERT);
 }
 
 /* ---- transcript and key schedule: RFC 8446 sections 4.4.1 and 7.1 ---- */
@@ -4892,11 +4905,11 @@ static void tls_transcribe(tls *t, str message)
     hash_add(&t->transcript[t->hash], message);
 }
 
-/* The hash of all so far; the transcript goes on. */
-static void tls_digest(const tls *t, u8 out[HASH_MAX])
+/* The hash of all so far, to t->digest; the transcript goes on. */
+static void tls_digest(tls *t)
 {
     hash fork = t->transcript[t->hash];
-    hash_end(&fork, out);
+    hash_end(&fork, t->digest);
 }
 
 static void tls_expand(const tls *t, const u8 *secret, str label, u8 *out, iz n)
@@ -4904,13 +4917,18 @@ static void tls_expand(const tls *t, const u8 *secret, str label, u8 *out, iz n)
     hkdf_expand_label(t->hash, tls_secret(t, secret), label, S(""), out, n);
 }
 
-/* Derive-Secret of the current secret and the transcript so far. */
-static void tls_derive(const tls *t, str label, u8 out[HASH_MAX])
+/* From the current secret, with t->digest. */
+static void tls_expand_digest(const tls *t, str label, u8 out[HASH_MAX])
 {
-    u8 digest[HASH_MAX];
-    tls_digest(t, digest);
-    hkdf_expand_label(t->hash, tls_secret(t, t->secret), label, tls_secret(t, digest), out,
+    hkdf_expand_label(t->hash, tls_secret(t, t->secret), label, tls_secret(t, t->digest), out,
                       hash_size(t->hash));
+}
+
+/* Derive-Secret of the current secret and the transcript so far. */
+static void tls_derive(tls *t, str label, u8 out[HASH_MAX])
+{
+    tls_digest(t);
+    tls_expand_digest(t, label, out);
 }
 
 /* The early secret: of a PSK, or of zeros as long as a hash where there is none. */
@@ -4923,10 +4941,9 @@ static void tls_schedule_start(tls *t, const u8 psk[HASH_MAX])
  * zeros. */
 static void tls_schedule_next(tls *t, str input)
 {
-    u8 digest[HASH_MAX], salt[HASH_MAX];
-    hash_of(t->hash, S(""), digest);
-    hkdf_expand_label(t->hash, tls_secret(t, t->secret), S("derived"), tls_secret(t, digest), salt,
-                      hash_size(t->hash));
+    u8 salt[HASH_MAX];
+    hash_of(t->hash, S(""), t->digest);
+    tls_expand_digest(t, S("derived"), salt);
     hkdf_extract(t->hash, tls_secret(t, salt), input, t->secret);
     wipe(salt, HASH_MAX);
 }
@@ -4935,7 +4952,7 @@ static void tls_schedule_next(tls *t, str input)
 static void tls_set_keys(const tls *t, tls_keys *k, u8 secret[HASH_MAX])
 {
     u8 key[32];
-    copy(k->secret, secret, hash_size(t->hash));
+    copy(k->secret, secret, HASH_MAX);
     wipe(secret, HASH_MAX);
     tls_expand(t, k->secret, S("key"), key, aead_key_size(t->cipher));
     tls_expand(t, k->secret, S("iv"), k->iv, AEAD_NONCE);
@@ -4953,12 +4970,12 @@ static void tls_next_keys(const tls *t, tls_keys *k)
     tls_set_keys(t, k, secret);
 }
 
-/* verify_data of the side whose keys these are, over a transcript hash: section 4.4.4. */
-static void tls_verify_data(const tls *t, const tls_keys *k, const u8 *digest, u8 out[HASH_MAX])
+/* verify_data of the side whose keys these are, over t->digest: section 4.4.4. */
+static void tls_verify_data(const tls *t, const tls_keys *k, u8 out[HASH_MAX])
 {
     u8 key[HASH_MAX];
     tls_expand(t, k->secret, S("finished"), key, hash_size(t->hash));
-    hmac(t->hash, tls_secret(t, key), tls_secret(t, digest), out);
+    hmac(t->hash, tls_secret(t, key), tls_secret(t, t->digest), out);
     wipe(key, HASH_MAX);
 }
 
@@ -4977,63 +4994,63 @@ static const char tls_fixed_extensions[] =
     "\0\x2b\0\x03\x02\x03\x04"       /* supported_versions: TLS 1.3 */
     "\0\x2d\0\x02\x01\x01";          /* psk_key_exchange_modes: psk_dhe_ke, for tickets */
 
-static void tls_put_server_name(tls *t, writer *w)
+/* An extension of one vector, or of one that holds a single item of the kind `kind` (of `width`
+ * bytes) and a vector. */
+static void tls_put_extension(tls *t, u32 type, u32 kind, iz width, str value)
 {
-    put_be(w, EXT_SERVER_NAME, 2);
-    put_be(w, (u64)t->host.len + 5, 2);
-    put_be(w, (u64)t->host.len + 3, 2);
-    put_byte(w, 0); /* host_name */
-    put_be(w, (u64)t->host.len, 2);
-    put(w, t->host);
+    writer *w = &t->w;
+    put_be(w, type, 2);
+    if (width) {
+        put_be(w, (u64)(value.len + 4 + width), 2);
+        put_be(w, (u64)(value.len + 2 + width), 2);
+    } else
+        put_be(w, (u64)value.len + 2, 2);
+    put_be(w, kind, width);
+    put_be(w, (u64)value.len, 2);
+    put(w, value);
 }
 
-static void tls_put_key_share(tls *t, writer *w)
+/* Puts the number of bytes from `start` on into the two before it. */
+static void tls_put_length(writer *w, iz start)
 {
+    iz n = w->len - start;
+    w->buf[start - 2] = (u8)(n >> 8);
+    w->buf[start - 1] = (u8)n;
+}
+
+/* The first ClientHello, or the second with the cookie that was asked for, if any. Its length and
+ * that of its extensions are filled in at the end. */
+static void tls_client_hello(tls *t)
+{
+    tls_content(t);
+    writer *w = &t->w;
     u8 share[65];
-    iz n = t->group == TLS_X25519 ? 32 : 65;
+    str key = {share, t->group == TLS_X25519 ? 32 : 65};
+    w->cap -= w->cap < TLS_OUT_RESERVE ? w->cap : TLS_OUT_RESERVE;
     if (t->group == TLS_X25519)
         x25519_public(share, t->entropy.x25519_secret);
-    else if (!w->error)
+    else
         w->error = p256_public(share, t->entropy.p256_secret);
-    put_be(w, EXT_KEY_SHARE, 2);
-    put_be(w, (u64)n + 6, 2);
-    put_be(w, (u64)n + 4, 2);
-    put_be(w, t->group, 2);
-    put_be(w, (u64)n, 2);
-    put(w, (str){share, n});
-}
-
-/* The first ClientHello, or the second with the cookie that was asked for, if any. */
-static void tls_client_hello(tls *t, str cookie)
-{
-    writer w = tls_content(t);
-    w.cap -= w.cap < TLS_OUT_RESERVE ? w.cap : TLS_OUT_RESERVE;
-    put_byte(&w, TLS_CLIENT_HELLO);
-    iz body = tls_vector_start(&w, 3);
-    put_be(&w, TLS_LEGACY_VERSION, 2);
-    put(&w, (str){t->entropy.random, 32});
-    put_byte(&w, 32);
-    put(&w, (str){t->entropy.session_id, 32});
-    put(&w, t->aes ? S("\0\6\x13\x01\x13\x03\x13\x02") : S("\0\2\x13\x03"));
-    put(&w, S("\1\0")); /* null compression */
-    iz extensions = tls_vector_start(&w, 2);
+    put(w, S("\1\0\0\0\3\3"));
+    put(w, (str){t->entropy.random, 32});
+    put_byte(w, 32);
+    put(w, (str){t->entropy.session_id, 32});
+    put(w, t->aes ? S("\0\6\x13\x01\x13\x03\x13\x02") : S("\0\2\x13\x03"));
+    put(w, S("\1\0\0\0")); /* null compression */
+    iz start = w->len;
     if (t->named)
-        tls_put_server_name(t, &w);
-    put(&w, (str){(const u8 *)tls_fixed_extensions, (iz)sizeof tls_fixed_extensions - 1});
-    if (cookie.len) {
-        put_be(&w, EXT_COOKIE, 2);
-        put_be(&w, (u64)cookie.len + 2, 2);
-        put_be(&w, (u64)cookie.len, 2);
-        put(&w, cookie);
+        tls_put_extension(t, EXT_SERVER_NAME, 0 /* host_name */, 1, t->host);
+    put(w, (str){(const u8 *)tls_fixed_extensions, (iz)sizeof tls_fixed_extensions - 1});
+    if (t->cookie.len)
+        tls_put_extension(t, EXT_COOKIE, 0, 0, t->cookie);
+    tls_put_extension(t, EXT_KEY_SHARE, t->group, 2, key);
+    if (!w->error) {
+        tls_put_length(w, start);
+        tls_put_length(w, 4);
+        hash_add(&t->transcript[SHA256], written(w));
+        hash_add(&t->transcript[SHA384], written(w));
     }
-    tls_put_key_share(t, &w);
-    tls_vector_end(&w, 2, extensions);
-    tls_vector_end(&w, 3, body);
-    if (!w.error) {
-        hash_add(&t->transcript[SHA256], written(&w));
-        hash_add(&t->transcript[SHA384], written(&w));
-    }
-    tls_send(t, TLS_HANDSHAKE, &w);
+    tls_send(t, TLS_HANDSHAKE);
 }
 
 /* ---- extensions of the server: RFC 8446 section 4.2 ---- */
@@ -5057,44 +5074,88 @@ static const struct {
     {EXT_SIGNATURE_ALGORITHMS_CERT, 0, IN_REQUEST},
     {EXT_KEY_SHARE, 1, IN_HELLO | IN_RETRY},
 };
+enum { HAD_SIGNATURE_ALGORITHMS = 1 << 2, HAD_KEY_SHARE = 1 << 9 }; /* bits of t->had */
 
 /* Known but misplaced: illegal_parameter. Not asked for: unsupported_extension. What is not known
  * is passed over in the messages that ask (sections 4.3.2 and 4.6.1). */
-static void tls_check_extension(tls *t, u16 type, u8 place)
+static void tls_check_extension(tls *t, u32 type, u8 place)
 {
-    b32 asks = place == IN_REQUEST || place == IN_TICKET, good = asks;
+    b32 asks = place >= IN_REQUEST, good = asks;
     for (iz i = 0; i < countof(tls_known); i++)
         if (tls_known[i].type == type) {
             b32 sent = tls_known[i].sent && (type != EXT_SERVER_NAME || t->named);
             good = (tls_known[i].places & place) && (sent || asks);
             tls_legal(t, good || !(sent || asks), E_TlsExtensionPlace);
+            t->had |= 1u << i;
         }
     tls_require(t, good, E_TlsExtensionUnasked, ALERT_UNSUPPORTED_EXTENSION);
 }
 
-typedef struct {
-    reader block, body; /* body: of the current extension */
-    u8 place;
-    u16 type, seen[TLS_EXTENSIONS_MAX];
-    iz count;
-} tls_extensions;
-
-/* The next extension of a block, checked for its place and for being the only one; or false. */
-static b32 tls_next_extension(tls *t, tls_extensions *x)
+/* What an extension in its place says. Lists of groups and schemes are of no interest beyond their
+ * form: items of two bytes, at least one. */
+static void tls_extension(tls *t, u32 type, u8 place)
 {
-    if (t->error || !reader_left(&x->block))
-        return 0;
-    x->type = (u16)read_be(&x->block, 2);
-    x->body = tls_vector(&x->block, 2, 0);
-    if (!tls_require(t, !x->block.error, E_TlsMessageForm, ALERT_DECODE_ERROR))
-        return 0;
-    b32 first = x->count < TLS_EXTENSIONS_MAX;
-    for (iz i = 0; i < x->count; i++)
-        first = first && x->seen[i] != x->type;
-    if (tls_legal(t, first, E_TlsExtensionTwice))
-        x->seen[x->count++] = x->type;
-    tls_check_extension(t, x->type, x->place);
-    return !t->error;
+    const u8 *end;
+    b32 good;
+    switch (type) {
+    case EXT_SERVER_NAME: /* empty */
+        break;
+    case EXT_SUPPORTED_GROUPS:
+    case EXT_SIGNATURE_ALGORITHMS:
+    case EXT_SIGNATURE_ALGORITHMS_CERT:
+        good = tls_bytes(t, 2, 2).len % 2 == 0;
+        tls_require(t, good, E_TlsMessageForm, ALERT_DECODE_ERROR);
+        break;
+    case EXT_ALPN:
+        end = tls_enter(t, 2, 2);
+        good = str_eq(tls_bytes(t, 1, 1), S("http/1.1"));
+        tls_leave(t, end);
+        if (tls_whole(t))
+            tls_legal(t, good, E_TlsAlpn);
+        break;
+    case EXT_EARLY_DATA:
+        tls_number(t, 4);
+        break;
+    case EXT_SUPPORTED_VERSIONS:
+        good = tls_number(t, 2) == TLS_VERSION;
+        tls_legal(t, good, E_TlsHelloVersion);
+        break;
+    case EXT_COOKIE:
+        t->cookie = tls_bytes(t, 2, 1);
+        break;
+    case EXT_KEY_SHARE:
+        t->share_group = (u16)tls_number(t, 2);
+        if (place == IN_HELLO)
+            t->share = tls_bytes(t, 2, 1);
+        break;
+    default:
+        t->r.at = t->r.end;
+    }
+    tls_whole(t);
+}
+
+/* A block of extensions, each checked for its place and for being the only one. */
+static void tls_extensions(tls *t, u8 place, iz least)
+{
+    u16 seen[TLS_EXTENSIONS_MAX];
+    iz count = 0;
+    const u8 *block_end = tls_enter(t, 2, least);
+    t->had = 0;
+    while (!t->error && reader_left(&t->r)) {
+        u16 type = (u16)tls_number(t, 2);
+        const u8 *end = tls_enter(t, 2, 0);
+        b32 first = count < TLS_EXTENSIONS_MAX;
+        for (iz i = 0; i < count; i++)
+            first = first && seen[i] != type;
+        if (tls_legal(t, first, E_TlsExtensionTwice)) {
+            seen[count++] = type;
+            tls_check_extension(t, type, place);
+        }
+        if (!t->error)
+            tls_extension(t, type, place);
+        tls_leave(t, end);
+    }
+    tls_leave(t, block_end);
 }
 
 /* ---- ServerHello and HelloRetryRequest: RFC 8446 sections 4.1.3, 4.1.4 ---- */
@@ -5105,24 +5166,31 @@ static const char tls_retry_random[] =
     "\xc2\xa2\x11\x16\x7a\xbb\x8c\x5e\x07\x9e\x09\xe2\xc8\xa8\x33\x9c";
 
 /* Whether a ServerHello is one of TLS 1.3: looked at before all else, as an older one may differ in
- * anything. A server that could have spoken TLS 1.3 marks the random of an older hello. */
-static b32 tls_is_current(tls *t, reader block, str random)
+ * anything, and have no extensions at all. A server that could have spoken TLS 1.3 marks the random
+ * of an older hello. */
+static void tls_check_current(tls *t, str random)
 {
-    while (reader_left(&block)) {
-        u64 type = read_be(&block, 2);
-        tls_vector(&block, 2, 0);
-        if (type == EXT_SUPPORTED_VERSIONS && !block.error)
-            return 1;
+    reader extensions = t->r;
+    if (reader_left(&t->r))
+        tls_enter(t, 2, 0);
+    b32 framed = t->r.end == extensions.end;
+    tls_require(t, framed, E_TlsMessageForm, ALERT_DECODE_ERROR);
+    while (!t->error && reader_left(&t->r)) {
+        u32 type = tls_number(t, 2);
+        tls_bytes(t, 2, 0);
+        if (type == EXT_SUPPORTED_VERSIONS && !t->error) {
+            t->r = extensions;
+            return;
+        }
     }
-    if (!tls_whole(t, &block))
-        return 0;
+    if (t->error)
+        return;
     b32 marked = str_eq(str_span(random, 24, 31), S("DOWNGRD")) && random.ptr[31] <= 1;
     tls_legal(t, !marked, E_TlsDowngrade);
     tls_fail(t, E_TlsVersion, ALERT_PROTOCOL_VERSION);
-    return 0;
 }
 
-static void tls_choose_suite(tls *t, u16 suite)
+static void tls_choose_suite(tls *t, u32 suite)
 {
     static const struct {
         u16 suite;
@@ -5135,7 +5203,7 @@ static void tls_choose_suite(tls *t, u16 suite)
     for (iz i = 0; i < countof(suites); i++)
         if (suites[i].suite == suite && (t->aes || suites[i].cipher == CHACHA20_POLY1305) &&
             (!t->retried || t->suite == suite)) {
-            t->suite = suite;
+            t->suite = suites[i].suite;
             t->hash = (hash_id)suites[i].hash;
             t->cipher = (aead_id)suites[i].cipher;
             return;
@@ -5143,157 +5211,100 @@ static void tls_choose_suite(tls *t, u16 suite)
     tls_legal(t, 0, E_TlsSuite);
 }
 
-/* What the extensions of a ServerHello or HelloRetryRequest say. */
-typedef struct {
-    b32 key_share;
-    u16 group;
-    str share, cookie;
-} tls_hello;
-
-static void tls_hello_extensions(tls *t, reader block, b32 retry, tls_hello *h)
-{
-    tls_extensions x = {.block = block, .place = retry ? IN_RETRY : IN_HELLO};
-    while (tls_next_extension(t, &x)) {
-        if (x.type == EXT_SUPPORTED_VERSIONS) {
-            b32 same = read_be(&x.body, 2) == TLS_VERSION || x.body.error;
-            tls_legal(t, same, E_TlsHelloVersion);
-        } else if (x.type == EXT_COOKIE)
-            h->cookie = tls_bytes(&x.body, 2, 1);
-        else {
-            h->key_share = 1;
-            h->group = (u16)read_be(&x.body, 2);
-            if (!retry)
-                h->share = tls_bytes(&x.body, 2, 1);
-        }
-        tls_whole(t, &x.body);
-    }
-}
-
 /* In the transcript the first ClientHello is replaced by its hash: section 4.4.1. */
 static void tls_restart_transcript(tls *t, str retry_request)
 {
-    u8 digest[HASH_MAX], n = (u8)hash_size(t->hash);
     hash *transcript = &t->transcript[t->hash];
-    hash_end(transcript, digest);
+    u8 head[4] = {TLS_MESSAGE_HASH, 0, 0, (u8)hash_size(t->hash)};
+    hash_end(transcript, t->digest);
     hash_init(transcript, t->hash);
-    hash_add(transcript, (str){(u8[4]){TLS_MESSAGE_HASH, 0, 0, n}, 4});
-    hash_add(transcript, (str){digest, n});
+    hash_add(transcript, (str){head, 4});
+    hash_add(transcript, tls_secret(t, t->digest));
     hash_add(transcript, retry_request);
 }
 
 /* A HelloRetryRequest must ask for something new: the other group, a cookie to be returned. */
-static void tls_retry(tls *t, str message, const tls_hello *h)
+static void tls_retry(tls *t, str message)
 {
-    b32 other = !h->key_share || h->group == TLS_SECP256R1;
+    b32 key_share = (t->had & HAD_KEY_SHARE) != 0;
+    b32 other = !key_share || t->share_group == TLS_SECP256R1;
     tls_legal(t, other, E_TlsGroup);
-    tls_legal(t, h->key_share || h->cookie.len, E_TlsRetry);
+    tls_legal(t, key_share || t->cookie.len, E_TlsRetry);
     if (t->error)
         return;
     tls_restart_transcript(t, message);
     t->retried = 1;
-    if (h->key_share)
-        t->group = h->group;
+    if (key_share)
+        t->group = t->share_group;
     tls_send_ccs(t);
-    tls_client_hello(t, h->cookie);
+    tls_client_hello(t);
 }
 
 /* A ServerHello: the shared secret, and from it the handshake keys of both sides. */
-static void tls_agree(tls *t, str message, const tls_hello *h)
+static void tls_agree(tls *t, str message)
 {
-    b32 fits = h->group == t->group && h->share.len == (t->group == TLS_X25519 ? 32 : 65);
-    tls_require(t, h->key_share, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION);
+    b32 x = t->group == TLS_X25519;
+    b32 fits = t->share_group == t->group && t->share.len == (x ? 32 : 65);
+    u8 shared[32], secret[HASH_MAX] = {0};
+    tls_require(t, t->had & HAD_KEY_SHARE, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION);
     if (!tls_legal(t, fits, E_TlsGroup))
         return;
-    u8 shared[32], client[HASH_MAX], server[HASH_MAX];
-    err error = t->group == TLS_X25519 ? x25519(shared, t->entropy.x25519_secret, h->share.ptr)
-                                       : p256_ecdh(shared, t->entropy.p256_secret, h->share);
+    err error = x ? x25519(shared, t->entropy.x25519_secret, t->share.ptr)
+                  : p256_ecdh(shared, t->entropy.p256_secret, t->share);
     if (tls_legal(t, !error, error)) {
         tls_transcribe(t, message);
-        tls_schedule_start(t, (u8[HASH_MAX]){0});
+        tls_schedule_start(t, secret);
         tls_schedule_next(t, (str){shared, 32});
-        tls_derive(t, S("c hs traffic"), client);
-        tls_derive(t, S("s hs traffic"), server);
-        tls_set_keys(t, &t->send, client);
-        tls_set_keys(t, &t->receive, server);
+        tls_derive(t, S("c hs traffic"), secret);
+        tls_set_keys(t, &t->send, secret);
+        tls_derive(t, S("s hs traffic"), secret);
+        tls_set_keys(t, &t->receive, secret);
         wipe(&t->entropy, (iz)sizeof t->entropy);
-        t->state = TLS_WAIT_ENCRYPTED_EXTENSIONS;
     }
     wipe(shared, 32);
 }
 
-static void tls_server_hello(tls *t, str message, reader r)
+static void tls_server_hello(tls *t, str message)
 {
-    u64 version = read_be(&r, 2);
-    str random = read_bytes(&r, 32);
-    str echo = tls_bytes(&r, 1, 0);
-    u16 suite = (u16)read_be(&r, 2);
-    u64 compression = read_be(&r, 1);
-    reader block = reader_left(&r) ? tls_vector(&r, 2, 0) : r; /* before 1.3 there may be none */
-    if (!tls_whole(t, &r) || !tls_is_current(t, block, random))
+    u32 version = tls_number(t, 2);
+    str random = tls_take(t, 32);
+    b32 echoed = str_eq(tls_bytes(t, 1, 0), (str){t->entropy.session_id, 32});
+    u32 suite = tls_number(t, 2);
+    echoed &= !tls_number(t, 1); /* compression */
+    tls_check_current(t, random);
+    if (t->error)
         return;
     b32 retry = str_eq(random, (str){(const u8 *)tls_retry_random, 32});
-    b32 echoed = str_eq(echo, (str){t->entropy.session_id, 32}) && !compression;
     tls_expected(t, !retry || !t->retried, E_TlsRetry);
     tls_legal(t, version == TLS_LEGACY_VERSION, E_TlsHelloVersion);
     tls_legal(t, echoed, E_TlsHelloEcho);
     tls_choose_suite(t, suite);
-    tls_hello h = {0};
-    tls_hello_extensions(t, block, retry, &h);
-    if (t->error)
+    tls_extensions(t, retry ? IN_RETRY : IN_HELLO, 0);
+    if (!tls_whole(t))
         return;
     if (retry)
-        tls_retry(t, message, &h);
+        tls_retry(t, message);
     else
-        tls_agree(t, message, &h);
+        tls_agree(t, message);
 }
 
 /* ---- the server's flight: RFC 8446 sections 4.3, 4.4 ---- */
 
-static void tls_encrypted_extensions(tls *t, reader r)
-{
-    tls_extensions x = {.block = tls_vector(&r, 2, 0), .place = IN_ENCRYPTED};
-    if (!tls_whole(t, &r))
-        return;
-    while (tls_next_extension(t, &x)) {
-        if (x.type == EXT_SUPPORTED_GROUPS)
-            tls_check_list(t, &x.body);
-        else if (x.type == EXT_ALPN) {
-            reader list = tls_vector(&x.body, 2, 2);
-            str chosen = tls_bytes(&list, 1, 1);
-            if (tls_whole(t, &list) && tls_whole(t, &x.body))
-                tls_legal(t, str_eq(chosen, S("http/1.1")), E_TlsAlpn);
-        } else
-            tls_whole(t, &x.body); /* server_name: empty */
-    }
-    if (!t->error)
-        t->state = TLS_WAIT_CERTIFICATE_OR_REQUEST;
-}
-
 /* certificate_request_context: empty in every handshake (sections 4.3.2, 4.4.2), hence also in the
  * answer to the request. */
-static void tls_check_context(tls *t, reader *r)
+static void tls_check_context(tls *t)
 {
-    str context = tls_bytes(r, 1, 0);
-    tls_legal(t, !context.len, E_TlsRequestContext);
+    tls_legal(t, !tls_bytes(t, 1, 0).len, E_TlsRequestContext);
 }
 
 /* Who may sign and how is for clients that have a certificate; only the form is checked. */
-static void tls_certificate_request(tls *t, reader r)
+static void tls_certificate_request(tls *t)
 {
-    tls_check_context(t, &r);
-    tls_extensions x = {.block = tls_vector(&r, 2, 2), .place = IN_REQUEST};
-    if (!tls_whole(t, &r))
-        return;
-    b32 schemes = 0;
-    while (tls_next_extension(t, &x)) {
-        schemes = schemes || x.type == EXT_SIGNATURE_ALGORITHMS;
-        if (x.type == EXT_SIGNATURE_ALGORITHMS || x.type == EXT_SIGNATURE_ALGORITHMS_CERT)
-            tls_check_list(t, &x.body);
-    }
-    if (!tls_require(t, schemes, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION))
-        return;
+    tls_check_context(t);
+    tls_extensions(t, IN_REQUEST, 2);
+    b32 schemes = (t->had & HAD_SIGNATURE_ALGORITHMS) != 0;
+    tls_require(t, schemes, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION);
     t->certificate_requested = 1;
-    t->state = TLS_WAIT_CERTIFICATE;
 }
 
 /* The alert that tells the server what is wrong with its chain: section 6.2. */
@@ -5306,121 +5317,105 @@ static u8 tls_certificate_alert(err error)
     return error == E_CertIssuerUnknown ? ALERT_UNKNOWN_CA : ALERT_BAD_CERTIFICATE;
 }
 
-static void tls_certificate(tls *t, reader r)
+static void tls_certificate(tls *t)
 {
     str certs[TLS_CERTIFICATES_MAX];
     iz count = 0;
-    tls_check_context(t, &r);
-    reader list = tls_vector(&r, 3, 0);
-    if (!tls_whole(t, &r))
-        return;
-    while (reader_left(&list) && count < TLS_CERTIFICATES_MAX) {
-        certs[count++] = tls_bytes(&list, 3, 1);
-        tls_extensions x = {.block = tls_vector(&list, 2, 0), .place = IN_CERTIFICATE};
-        tls_next_extension(t, &x); /* there are none that would be in place */
+    tls_check_context(t);
+    const u8 *end = tls_enter(t, 3, 0);
+    while (reader_left(&t->r) && count < TLS_CERTIFICATES_MAX) {
+        certs[count++] = tls_bytes(t, 3, 1);
+        tls_extensions(t, IN_CERTIFICATE, 0); /* there are none that would be in place */
     }
     tls_require(t, count, E_TlsCertificateCount, ALERT_DECODE_ERROR);
-    tls_require(t, !reader_left(&list), E_TlsCertificateCount, ALERT_BAD_CERTIFICATE);
-    if (!tls_whole(t, &list))
+    tls_require(t, !reader_left(&t->r), E_TlsCertificateCount, ALERT_BAD_CERTIFICATE);
+    tls_leave(t, end);
+    if (!tls_whole(t))
         return;
     err error = x509_verify(certs, count, t->host, t->now, t->bundle, &t->leaf, &t->report);
-    if (!tls_require(t, !error, error, tls_certificate_alert(error)))
-        return;
+    tls_require(t, !error, error, tls_certificate_alert(error));
     t->kept = t->message_len;
-    t->state = TLS_WAIT_CERTIFICATE_VERIFY;
 }
 
 enum { TLS_SIGNED_MAX = 64 + 34 + HASH_MAX };
 
-/* What the server signs: a transcript hash, told apart from all else that its key may sign. */
-static str tls_signed_content(const tls *t, const u8 *digest, u8 buffer[TLS_SIGNED_MAX])
+/* What the server signs: t->digest, told apart from all else that its key may sign. */
+static str tls_signed_content(const tls *t, u8 buffer[TLS_SIGNED_MAX])
 {
     writer w = writer_of(buffer, TLS_SIGNED_MAX);
-    for (iz i = 0; i < 64; i++)
-        put_byte(&w, ' ');
+    memset(buffer, ' ', 64);
+    w.len = 64;
     put(&w, S("TLS 1.3, server CertificateVerify\0"));
-    put(&w, tls_secret(t, digest));
+    put(&w, tls_secret(t, t->digest));
     return written(&w);
 }
 
-/* `digest`: of the transcript before this message (section 4.4.3). */
-static void tls_certificate_verify(tls *t, reader r, const u8 *digest)
+/* t->digest: of the transcript before this message (section 4.4.3). */
+static void tls_certificate_verify(tls *t)
 {
     u8 buffer[TLS_SIGNED_MAX];
     sig_id id = SIG_WEAK;
-    u16 scheme = (u16)read_be(&r, 2);
-    str signature = tls_bytes(&r, 2, 0);
-    if (!tls_whole(t, &r))
+    u32 scheme = tls_number(t, 2);
+    str signature = tls_bytes(t, 2, 0);
+    if (!tls_whole(t))
         return;
     err error = sig_of_scheme(scheme, &t->leaf, &id);
     tls_require(t, error != E_CertKeyUsage, error, ALERT_BAD_CERTIFICATE);
     if (!tls_legal(t, !error, E_TlsScheme))
         return;
-    error = key_verify(&t->leaf, id, tls_signed_content(t, digest, buffer), signature);
-    if (!tls_require(t, !error, E_TlsCertificateVerify, ALERT_DECRYPT_ERROR))
-        return;
+    error = key_verify(&t->leaf, id, tls_signed_content(t, buffer), signature);
+    tls_require(t, !error, E_TlsCertificateVerify, ALERT_DECRYPT_ERROR);
     t->kept = 0;
-    t->state = TLS_WAIT_FINISHED;
 }
 
 /* The client's second flight, in one record, under the handshake keys. */
 static void tls_send_flight(tls *t)
 {
-    u8 digest[HASH_MAX], mine[HASH_MAX];
-    writer w = tls_content(t);
+    u8 mine[HASH_MAX];
+    tls_content(t);
     if (t->certificate_requested)
-        put(&w, S("\x0b\0\0\4\0\0\0\0")); /* Certificate: no context, no certificate */
-    tls_transcribe(t, written(&w));
-    tls_digest(t, digest);
-    tls_verify_data(t, &t->send, digest, mine);
-    iz start = w.len;
-    put_byte(&w, TLS_FINISHED);
-    put_be(&w, (u64)hash_size(t->hash), 3);
-    put(&w, tls_secret(t, mine));
-    tls_transcribe(t, str_span(written(&w), start, w.len));
-    tls_send(t, TLS_HANDSHAKE, &w);
+        put(&t->w, S("\x0b\0\0\4\0\0\0\0")); /* Certificate: no context, no certificate */
+    iz start = t->w.len;
+    tls_transcribe(t, written(&t->w));
+    tls_digest(t);
+    tls_verify_data(t, &t->send, mine);
+    put_be(&t->w, (u64)TLS_FINISHED << 24 | (u64)hash_size(t->hash), 4);
+    put(&t->w, tls_secret(t, mine));
+    tls_transcribe(t, str_from(written(&t->w), start));
+    tls_send(t, TLS_HANDSHAKE);
 }
 
-/* `digest`: of the transcript before this message, which by now holds it. */
-static void tls_finished(tls *t, reader r, const u8 *digest)
+/* t->digest: of the transcript before this message, which by now holds it. */
+static void tls_finished(tls *t)
 {
-    u8 theirs[HASH_MAX], client[HASH_MAX], server[HASH_MAX];
-    str data = read_bytes(&r, hash_size(t->hash));
-    if (!tls_whole(t, &r))
+    u8 theirs[HASH_MAX], client[HASH_MAX] = {0}, server[HASH_MAX];
+    str data = tls_take(t, hash_size(t->hash));
+    if (!tls_whole(t))
         return;
-    tls_verify_data(t, &t->receive, digest, theirs);
+    tls_verify_data(t, &t->receive, theirs);
     b32 same = ct_equal(data.ptr, theirs, data.len) != 0;
     if (!tls_require(t, same, E_TlsFinished, ALERT_DECRYPT_ERROR))
         return;
-    tls_schedule_next(t, tls_secret(t, (u8[HASH_MAX]){0}));
+    tls_schedule_next(t, tls_secret(t, client));
     tls_derive(t, S("c ap traffic"), client);
     tls_derive(t, S("s ap traffic"), server);
     tls_set_keys(t, &t->receive, server);
     tls_send_flight(t);
     tls_set_keys(t, &t->send, client);
     wipe(t->secret, (iz)sizeof t->secret);
-    if (!t->error)
-        t->state = TLS_CONNECTED;
 }
 
 /* ---- after the handshake: RFC 8446 section 4.6 ---- */
 
 /* The form is checked and the ticket dropped: there is no resumption. A lifetime of over 7 days is
  * the server's mistake, which the RFC has clients shorten rather than refuse. */
-static void tls_new_session_ticket(tls *t, reader r)
+static void tls_new_session_ticket(tls *t)
 {
-    read_be(&r, 4); /* ticket_lifetime */
-    read_be(&r, 4); /* ticket_age_add */
-    tls_vector(&r, 1, 0);
-    tls_vector(&r, 2, 1);
-    tls_extensions x = {.block = tls_vector(&r, 2, 0), .place = IN_TICKET};
-    if (!tls_whole(t, &r))
-        return;
-    while (tls_next_extension(t, &x))
-        if (x.type == EXT_EARLY_DATA) {
-            read_be(&x.body, 4);
-            tls_whole(t, &x.body);
-        }
+    tls_take(t, 8); /* ticket_lifetime, ticket_age_add */
+    tls_bytes(t, 1, 0);
+    tls_bytes(t, 2, 1);
+    tls_extensions(t, IN_TICKET, 0);
+    tls_whole(t);
     tls_count(t, &t->tickets, TLS_TICKETS_MAX);
 }
 
@@ -5431,19 +5426,19 @@ static void tls_send_update(tls *t)
         TLS_OUT_MAX - t->out_len < TLS_OUT_RESERVE)
         return;
     t->update_owed = 0;
-    writer w = tls_content(t);
-    put(&w, S("\x18\0\0\1\0")); /* update_not_requested */
-    tls_send(t, TLS_HANDSHAKE, &w);
+    tls_content(t);
+    put(&t->w, S("\x18\0\0\1\0")); /* update_not_requested */
+    tls_send(t, TLS_HANDSHAKE);
     tls_next_keys(t, &t->send);
 }
 
-static void tls_key_update(tls *t, reader r)
+static void tls_key_update(tls *t)
 {
-    u64 request = read_be(&r, 1);
-    if (!tls_whole(t, &r) || !tls_legal(t, request <= 1, E_TlsKeyUpdate))
+    u32 request = tls_number(t, 1);
+    if (!tls_whole(t) || !tls_legal(t, request <= 1, E_TlsKeyUpdate))
         return;
     tls_next_keys(t, &t->receive);
-    t->update_owed = t->update_owed || request;
+    t->update_owed |= request;
     tls_count(t, &t->updates, TLS_UPDATES_MAX);
 }
 
@@ -5460,71 +5455,84 @@ static const u8 tls_awaited[][2] = {
     [TLS_CONNECTED] = {TLS_NEW_SESSION_TICKET, TLS_KEY_UPDATE},
 };
 
-/* One whole message. `last`: it ends with its record, as it must before a change of keys. */
+/* One whole message. `last`: it ends with its record, as it must before a change of keys. The state
+ * changes only here, after a message without fault. */
 static void tls_message(tls *t, str message, b32 last)
 {
-    u8 type = message.ptr[0], digest[HASH_MAX];
-    reader r = reader_of(str_span(message, 4, message.len));
-    last = last || (type != TLS_SERVER_HELLO && type != TLS_FINISHED && type != TLS_KEY_UPDATE);
+    u8 type = message.ptr[0];
+    tls_state next = t->state;
+    last |= type != TLS_SERVER_HELLO && type != TLS_FINISHED && type != TLS_KEY_UPDATE;
     if (!tls_expected(t, last, E_TlsKeyChange))
         return;
-    if (t->state != TLS_WAIT_SERVER_HELLO && t->state != TLS_CONNECTED) {
-        tls_digest(t, digest);
+    if (next != TLS_WAIT_SERVER_HELLO && next != TLS_CONNECTED) {
+        tls_digest(t);
         tls_transcribe(t, message);
     }
+    t->r = reader_of(str_from(message, 4));
     switch (type) {
     case TLS_SERVER_HELLO:
-        tls_server_hello(t, message, r);
+        tls_server_hello(t, message);
+        if (t->receive.on)
+            next = TLS_WAIT_ENCRYPTED_EXTENSIONS;
         break;
     case TLS_ENCRYPTED_EXTENSIONS:
-        tls_encrypted_extensions(t, r);
+        tls_extensions(t, IN_ENCRYPTED, 0);
+        next = TLS_WAIT_CERTIFICATE_OR_REQUEST;
         break;
     case TLS_CERTIFICATE_REQUEST:
-        tls_certificate_request(t, r);
+        tls_certificate_request(t);
+        next = TLS_WAIT_CERTIFICATE;
         break;
     case TLS_CERTIFICATE:
-        tls_certificate(t, r);
+        tls_certificate(t);
+        next = TLS_WAIT_CERTIFICATE_VERIFY;
         break;
     case TLS_CERTIFICATE_VERIFY:
-        tls_certificate_verify(t, r, digest);
+        tls_certificate_verify(t);
+        next = TLS_WAIT_FINISHED;
         break;
     case TLS_FINISHED:
-        tls_finished(t, r, digest);
+        tls_finished(t);
+        next = TLS_CONNECTED;
         break;
     case TLS_NEW_SESSION_TICKET:
-        tls_new_session_ticket(t, r);
+        tls_new_session_ticket(t);
         break;
     case TLS_KEY_UPDATE:
-        tls_key_update(t, r);
+        tls_key_update(t);
         break;
     default:
         invariant(0);
     }
+    if (tls_whole(t))
+        t->state = next;
 }
 
-/* The size of a message by its header, or of the header as long as that is not whole. */
-static iz tls_message_size(const u8 *m, iz there)
+/* A message's size with its header. */
+static iz tls_message_size(const u8 *m)
 {
-    return there < 4 ? 4 : 4 + ((iz)m[1] << 16 | (iz)m[2] << 8 | (iz)m[3]);
+    reader length = reader_of((str){m + 1, 3});
+    return 4 + (iz)read_be(&length, 3);
 }
 
-/* Handshake bytes of one record: parts of messages, or several. */
+/* Handshake bytes of one record: parts of messages, or several. A message's type and size are
+ * judged as soon as its header is whole. */
 static void tls_handshake(tls *t, str content)
 {
     while (content.len && !t->error) {
         u8 *m = t->message + t->kept;
-        iz n = tls_message_size(m, t->message_len) - t->message_len;
+        b32 headed = t->message_len >= 4;
+        iz size = headed ? tls_message_size(m) : 4, n = size - t->message_len;
         n = n < content.len ? n : content.len;
         copy(m + t->message_len, content.ptr, n);
         t->message_len += n;
-        content = str_span(content, n, content.len);
+        content = str_from(content, n);
         if (t->message_len < 4)
             return;
-        iz size = tls_message_size(m, t->message_len);
+        size = tls_message_size(m);
         b32 awaited = m[0] == tls_awaited[t->state][0] || m[0] == tls_awaited[t->state][1];
-        b32 fits = size <= TLS_MESSAGE_MAX - t->kept;
         tls_expected(t, awaited, E_TlsMessageOrder);
-        tls_legal(t, fits, E_TlsMessageSize);
+        tls_legal(t, size <= TLS_MESSAGE_MAX - t->kept, E_TlsMessageSize);
         if (!t->error && t->message_len == size) {
             tls_message(t, (str){m, size}, !content.len);
             t->message_len = 0;
@@ -5586,14 +5594,12 @@ static void tls_ccs(tls *t, str content)
 /* Opens a protected record of n bytes behind its header; gives its content and type. */
 static str tls_open(tls *t, u8 *header, iz n, u8 *type)
 {
-    u8 nonce[AEAD_NONCE];
     str content = {header + 5, n - AEAD_TAG};
     tls_require(t, t->receive.sequence < TLS_RECORDS, E_TlsRecordCount, ALERT_INTERNAL_ERROR);
     if (!tls_require(t, content.len >= 0, E_AeadTag, ALERT_BAD_RECORD_MAC))
         return content;
-    tls_nonce(&t->receive, nonce);
-    err error = aead_open(&t->receive.key, nonce, (str){header, 5}, header + 5, content.len,
-                          header + 5 + content.len);
+    err error = aead_open(&t->receive.key, tls_nonce(&t->receive), (str){header, 5}, header + 5,
+                          content.len, header + n - AEAD_TAG + 5);
     t->receive.sequence++;
     tls_require(t, !error, error, ALERT_BAD_RECORD_MAC);
     b32 fits = content.len <= TLS_PLAIN_MAX + 1;
@@ -5671,7 +5677,7 @@ static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, b32
     t->group = TLS_X25519;
     hash_init(&t->transcript[SHA256], SHA256);
     hash_init(&t->transcript[SHA384], SHA384);
-    tls_client_hello(t, S(""));
+    tls_client_hello(t);
     t->out[2] = 1; /* the first record's version is that of TLS 1.0: section 5.1 */
 }
 
@@ -5743,12 +5749,12 @@ static iz tls_write(tls *t, str data)
     tls_send_update(t);
     if (!tls_ready(t) || t->update_owed)
         return 0;
-    writer w = tls_content(t);
-    iz n = w.cap - TLS_OUT_RESERVE < data.len ? w.cap - TLS_OUT_RESERVE : data.len;
+    tls_content(t);
+    iz n = t->w.cap - TLS_OUT_RESERVE < data.len ? t->w.cap - TLS_OUT_RESERVE : data.len;
     if (n <= 0)
         return 0;
-    put(&w, str_span(data, 0, n));
-    tls_send(t, TLS_APPLICATION_DATA, &w);
+    put(&t->w, str_span(data, 0, n));
+    tls_send(t, TLS_APPLICATION_DATA);
     return n;
 }
 

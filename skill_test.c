@@ -5745,6 +5745,20 @@ static void peer_step(peer *s, char step)
     }
 }
 
+/* A vector of at least `least` bytes behind a length of `width`. */
+static str peer_bytes(reader *r, iz width, iz least)
+{
+    str body = read_bytes(r, (iz)read_be(r, width));
+    if (body.len < least)
+        reader_fail(r, E_Truncated);
+    return body;
+}
+
+static reader peer_vector(reader *r, iz width, iz least)
+{
+    return reader_of(peer_bytes(r, width, least));
+}
+
 /* Takes a ClientHello from what the client sent: its key share and session id. */
 static void peer_client_hello(peer *s, str message)
 {
@@ -5753,21 +5767,21 @@ static void peer_client_hello(peer *s, str message)
     hash_add(&s->both[1], message);
     CHECK(read_be(&r, 2) == 0x0303);
     read_bytes(&r, 32);
-    str session = tls_bytes(&r, 1, 32);
+    str session = peer_bytes(&r, 1, 32);
     if (session.len == 32)
         copy(s->session, session.ptr, 32);
-    tls_bytes(&r, 2, 2);
-    str compression = tls_bytes(&r, 1, 1);
+    peer_bytes(&r, 2, 2);
+    str compression = peer_bytes(&r, 1, 1);
     CHECK(compression.len == 1 && !compression.ptr[0]);
-    reader block = tls_vector(&r, 2, 0);
+    reader block = peer_vector(&r, 2, 0);
     CHECK(!r.error && !reader_left(&r));
     while (reader_left(&block)) {
         u64 type = read_be(&block, 2);
-        reader body = tls_vector(&block, 2, 0);
+        reader body = peer_vector(&block, 2, 0);
         if (type == 51) {
-            reader list = tls_vector(&body, 2, 0);
+            reader list = peer_vector(&body, 2, 0);
             CHECK(read_be(&list, 2) == s->group);
-            str share = tls_bytes(&list, 2, 32);
+            str share = peer_bytes(&list, 2, 32);
             CHECK(share.len == (s->group == 0x1d ? 32 : 65) && !reader_left(&list));
             copy(s->peer_point, share.ptr, share.len <= 65 ? share.len : 65);
         }
@@ -5783,7 +5797,7 @@ static void peer_client_messages(peer *s, str content)
     while (reader_left(&r)) {
         const u8 *from = r.at;
         u64 type = read_be(&r, 1);
-        str body = tls_bytes(&r, 3, 0);
+        str body = peer_bytes(&r, 3, 0);
         CHECK(!r.error);
         if (type == 20 && !s->finished) {
             hash fork = s->behind;
@@ -7390,7 +7404,7 @@ static void test_tls_rfc8448_simple(void)
 {
     static const char *const hellos[] = {trace3_client_hello};
     static u8 buf[2000];
-    u8 shared[32], ours[HASH_MAX], digest[HASH_MAX], data[HASH_MAX], content[TLS_SIGNED_MAX], type;
+    u8 shared[32], ours[HASH_MAX], data[HASH_MAX], content[TLS_SIGNED_MAX], type;
     tls *t = &the_client.t;
     if (!tls_test_aes()) {
         skipped++;
@@ -7421,21 +7435,22 @@ static void test_tls_rfc8448_simple(void)
     CHECK(str_eq(str_span(flight, 485, 621), hex_bytes(trace3_certificate_verify)));
     CHECK(str_eq(str_span(flight, 621, 657), hex_bytes(trace3_finished)));
     hash_add(&t->transcript[SHA256], str_span(flight, 0, 485));
-    tls_digest(t, digest);
+    tls_digest(t);
     str shown_one = str_span(hex_bytes(trace3_certificate), 11, 443);
     str signature = str_span(hex_bytes(trace3_certificate_verify), 8, 136);
-    CHECK(trace_verify(shown_one, tls_signed_content(t, digest, content), signature) == 0);
-    digest[0] ^= 1;
-    CHECK(trace_verify(shown_one, tls_signed_content(t, digest, content), signature) > 0);
+    CHECK(trace_verify(shown_one, tls_signed_content(t, content), signature) == 0);
+    t->digest[0] ^= 1;
+    CHECK(trace_verify(shown_one, tls_signed_content(t, content), signature) > 0);
     hash_add(&t->transcript[SHA256], str_span(flight, 485, 621));
-    tls_digest(t, digest);
-    tls_verify_data(t, &t->receive, digest, data);
+    tls_digest(t);
+    tls_verify_data(t, &t->receive, data);
     CHECK(str_eq((str){data, 32}, str_span(flight, 625, 657)));
     /* Finished itself, by the function that judges it; it sends the client's flight */
     hash_add(&t->transcript[SHA256], str_span(flight, 621, 657));
     tls wrong = *t;
     data[31] ^= 1;
-    tls_finished(&wrong, reader_of((str){data, 32}), digest);
+    wrong.r = reader_of((str){data, 32});
+    tls_finished(&wrong);
     CHECK(wrong.error == E_TlsFinished);
     tls again = *t;
     tls_schedule_next(t, (str){(u8[32]){0}, 32});
@@ -7446,11 +7461,13 @@ static void test_tls_rfc8448_simple(void)
         "s ap traffic", "a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643", ours);
     *t = again;
     t->state = TLS_WAIT_FINISHED;
-    tls_finished(t, reader_of(str_span(flight, 625, 657)), digest);
-    CHECK(!t->error && t->state == TLS_CONNECTED);
+    t->r = reader_of(str_span(flight, 625, 657));
+    tls_finished(t);
+    CHECK(!t->error);
+    t->state = TLS_CONNECTED; /* as tls_message does */
     CHECK(str_eq(tls_output(t), hex_bytes(trace3_client_flight)));
-    tls_digest(t, digest);
-    CHECK(tlst_hex_is(digest, 32,
+    tls_digest(t);
+    CHECK(tlst_hex_is(t->digest, 32,
                       "209145a96ee8e2a122ff810047cc952684658d6049e86429426db87c54ad143d"));
     tls_sent(t, tls_output(t).len);
     /* ticket, data both ways, close both ways, through the engine */
@@ -7507,15 +7524,15 @@ static void test_tls_rfc8448_retry(void)
     static const char *const hellos[] = {trace5_client_hello_1, trace5_retry_request,
                                          trace5_client_hello_2, trace5_server_hello};
     static u8 buf[2000];
-    u8 shared[32], peer_point[65], ours[HASH_MAX], digest[HASH_MAX], type;
+    u8 shared[32], peer_point[65], ours[HASH_MAX], type;
     tls *t = &the_client.t;
     if (!tls_test_aes()) {
         skipped++;
         return;
     }
     trace_start(t, hellos, 4);
-    tls_digest(t, digest);
-    CHECK(tlst_hex_is(digest, 32,
+    tls_digest(t);
+    CHECK(tlst_hex_is(t->digest, 32,
                       "8aa8e828ec2f8a884fec95a3139de01c15a3daa7ff5bfc3f4bfcc21b438d7bf8"));
     str secret = hex_bytes("ab5473467e19346ceb0a0414e41da21d4d2445bc3025afe97c4e8dc8d513da39");
     CHECK(!p256_public(peer_point, secret.ptr));
@@ -7535,10 +7552,11 @@ static void test_tls_rfc8448_retry(void)
     CHECK(!t->error && type == TLS_HANDSHAKE && flight.len == 28 + 445 + 136 + 36);
     CHECK(str_eq(str_span(flight, 28, 473), hex_bytes(trace3_certificate)));
     hash_add(&t->transcript[SHA256], str_span(flight, 0, 609));
-    tls_digest(t, digest);
+    tls_digest(t);
     hash_add(&t->transcript[SHA256], str_span(flight, 609, 645));
     t->state = TLS_WAIT_FINISHED;
-    tls_finished(t, reader_of(str_span(flight, 613, 645)), digest);
+    t->r = reader_of(str_span(flight, 613, 645));
+    tls_finished(t);
     CHECK(!t->error && str_eq(tls_output(t), hex_bytes(trace5_client_flight)));
 }
 
