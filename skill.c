@@ -3770,7 +3770,7 @@ static i64 der_time(reader *r)
 }
 
 /* A public key; the slices lie in the certificate. */
-typedef enum { KEY_RSA, KEY_P256, KEY_P384 } key_id;
+typedef enum { KEY_RSA, KEY_P256, KEY_P384, KEY_UNKNOWN } key_id;
 
 typedef struct {
     key_id id;
@@ -3795,22 +3795,29 @@ typedef enum {
     SIG_UNKNOWN,
 } sig_id;
 
+/* The place of an item in a list of known ones, each behind its length; or the list's length. */
+static u32 der_known(str item, const char *list)
+{
+    u32 i = 0;
+    while (*list && !str_eq(item, str_of(list + 1, *list))) {
+        list += 1 + *list;
+        i++;
+    }
+    return i;
+}
+
 /* AlgorithmIdentifiers as they must stand, parameters and all (RFC 4055 section 5, RFC 5758
- * section 3.2). The last byte of NULL parameters, 05 00, is that which ends the string. */
-static const struct {
-    u8 len, id;
-    char der[15];
-} sig_algorithms[] = {
-    {12, ECDSA_SHA256, "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02"},
-    {12, ECDSA_SHA384, "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03"},
-    {12, ECDSA_SHA512, "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x04"},
-    {15, PKCS1_SHA256, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05"},
-    {15, PKCS1_SHA384, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c\x05"},
-    {15, PKCS1_SHA512, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d\x05"},
-    {11, SIG_WEAK, "\x30\x09\x06\x07\x2a\x86\x48\xce\x3d\x04\x01"},
-    {15, SIG_WEAK, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05\x05"},
-    {15, SIG_WEAK, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04\x05"},
-};
+ * section 3.2), in the order of sig_id; the last three, with SHA-1 and MD5, are SIG_WEAK. */
+static const char sig_algorithms[] =
+    "\x0c\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02"
+    "\x0c\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03"
+    "\x0c\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x04"
+    "\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\0"
+    "\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c\x05\0"
+    "\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d\x05\0"
+    "\x0b\x30\x09\x06\x07\x2a\x86\x48\xce\x3d\x04\x01"
+    "\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05\x05\0"
+    "\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04\x05\0";
 
 /* The same for RSASSA-PSS with SHA-256 and 32 bytes of salt: hash, MGF1 with that hash, salt
  * length; the trailer is the default (RFC 4055 section 3.1). */
@@ -3824,11 +3831,9 @@ enum { SIG_PSS_HASH = 29, SIG_PSS_MGF_HASH = 59, SIG_PSS_SALT = 66, SIG_PSS_SIZE
 /* Takes a whole AlgorithmIdentifier. */
 static sig_id sig_of_algorithm(str algorithm)
 {
-    for (iz i = 0; i < countof(sig_algorithms); i++) {
-        str known = {(const u8 *)sig_algorithms[i].der, sig_algorithms[i].len};
-        if (str_eq(algorithm, known))
-            return (sig_id)sig_algorithms[i].id;
-    }
+    u32 known = der_known(algorithm, sig_algorithms);
+    if (known < PSS_SHA256 + 3)
+        return known < PSS_SHA256 ? (sig_id)known : SIG_WEAK;
     for (u8 i = 0; i < 3; i++) {
         u8 pss[SIG_PSS_SIZE];
         copy(pss, (const u8 *)sig_pss, SIG_PSS_SIZE);
@@ -3883,6 +3888,12 @@ static err key_verify(const public_key *k, sig_id id, str message, str signature
     return ecdsa_verify(k->id == KEY_P256 ? P256 : P384, k->point, d, r, s);
 }
 
+/* In the order of key_id. */
+static const char key_algorithms[] =
+    "\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\0"
+    "\x15\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
+    "\x12\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\0\x22";
+
 /* Reads a SubjectPublicKeyInfo (RFC 3279 section 2.3, RFC 5480 section 2). RSA moduli are whole
  * bytes, 256 or more; section 6 has the upper bound. */
 static void key_decode(public_key *k, reader *r)
@@ -3890,8 +3901,9 @@ static void key_decode(public_key *k, reader *r)
     const u8 *end = der_enter(r, DER_SEQUENCE);
     str algorithm = der_whole(r, DER_SEQUENCE), bits = der_bits(r, 0);
     der_leave(r, end);
-    *k = (public_key){.id = KEY_RSA};
-    if (str_eq(algorithm, S("\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00"))) {
+    k->id = (key_id)der_known(algorithm, key_algorithms);
+    k->point = bits;
+    if (k->id == KEY_RSA) {
         reader rsa = reader_of(bits);
         end = der_enter(&rsa, DER_SEQUENCE);
         k->n = der_unsigned(&rsa);
@@ -3902,18 +3914,9 @@ static void key_decode(public_key *k, reader *r)
             reader_fail(r, rsa.error);
         if (k->n.len < 256 || k->n.ptr[0] < 0x80)
             reader_fail(r, E_CertKeyWeak);
-        return;
-    }
-    if (str_eq(algorithm, S("\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01"
-                            "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07")))
-        k->id = KEY_P256;
-    else if (str_eq(algorithm, S("\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01"
-                                 "\x06\x05\x2b\x81\x04\x00\x22")))
-        k->id = KEY_P384;
-    else
+    } else if (k->id == KEY_UNKNOWN)
         reader_fail(r, E_CertKeyUnsupported);
-    k->point = bits;
-    if (bits.len != (k->id == KEY_P256 ? 65 : 97) || bits.ptr[0] != 4)
+    else if (bits.len != (k->id == KEY_P256 ? 65 : 97) || bits.ptr[0] != 4)
         reader_fail(r, E_CertMalformed);
 }
 
@@ -3926,15 +3929,15 @@ enum {
 /* A certificate; slices of its DER. */
 typedef struct {
     err error; /* the first thing wrong with it; the fields read before that hold */
-    str signed_part, signature;
     sig_id sig;
     str issuer, subject, key_info; /* whole items */
-    i64 not_before, not_after;
-    public_key key;
-    b32 ca, server_auth;
-    i32 path_len; /* -1: not limited */
+    b32 self_issued, ca, server_auth;
     u32 usage;
+    i32 path_len; /* -1: not limited */
+    i64 not_before, not_after;
+    str signed_part, signature;
     str names, constraints; /* contents of subjectAltName and nameConstraints; empty: none */
+    public_key key;
 } certificate;
 
 /* extendedKeyUsage: one purpose at least, serverAuth or any among them (RFC 5280 4.2.1.12). */
@@ -3944,8 +3947,7 @@ static b32 cert_purposes(reader *r)
     const u8 *end = der_enter(r, DER_SEQUENCE);
     do {
         str oid = der_item(r, DER_OID);
-        fit |= str_eq(oid, S("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
-               str_eq(oid, S("\x55\x1d\x25\x00"));
+        fit |= der_known(oid, "\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x04\x55\x1d\x25\0") < 2;
     } while (reader_left(r));
     der_leave(r, end);
     return fit;
@@ -4061,12 +4063,14 @@ static void cert_decode(certificate *c, str der)
     der_leave(&r, end);
     if (!c->error)
         c->error = r.error;
+    c->self_issued = str_eq(c->issuer, c->subject);
     c->key.may_sign = (c->usage & USAGE_DIGITAL_SIGNATURE) != 0;
 }
 
-static b32 cert_self_issued(const certificate *c)
+/* Whether c has that subject. */
+static b32 cert_is_for(const certificate *c, const str *subject)
 {
-    return str_eq(c->issuer, c->subject);
+    return str_eq(c->subject, *subject);
 }
 
 /* What is asked of every certificate of a path by itself; of the root's signature, nothing. */
@@ -4232,12 +4236,12 @@ typedef struct {
 /* What is under way: the path so far, the leaf first, and where to look for the next issuer of
  * each of its certificates. */
 typedef struct {
-    certificate cert;
     iz index;       /* among those sent */
-    i32 phase;      /* two places to look for its issuer; 2: both done */
     iz next_sent;   /* where to go on looking among those sent */
     iz next_root;   /* ... in the bundle */
+    i32 phase;      /* two places to look for its issuer; 2: both done */
     b32 any_issuer; /* one of the right name was found */
+    certificate cert;
 } path_node;
 
 typedef struct {
@@ -4246,9 +4250,9 @@ typedef struct {
     i64 now;
     str bundle;
     iz checks, name_checks;
-    iz depth; /* path[depth] is the top */
-    path_node path[PATH_CERTS];
-    pem_entry root_entry; /* the root being tried, and its decoded bytes */
+    iz depth;             /* path[depth] is the top, and behind it the issuer being tried */
+    pem_entry root_entry; /* a root being tried, and its decoded bytes */
+    path_node path[PATH_CERTS + 1];
     u8 root[CERT_ROOT_SIZE];
 } path_search;
 
@@ -4294,7 +4298,7 @@ static err constraints_check(path_search *s, str constraints)
     err error = E_None;
     for (iz i = 0; constraints.len && i <= s->depth && !error; i++) {
         const certificate *c = &s->path[i].cert;
-        if (i && cert_self_issued(c))
+        if (i && c->self_issued)
             continue;
         reader names = reader_of(c->names);
         general_name name = {NAME_DIRECTORY, c->subject};
@@ -4309,17 +4313,17 @@ static err constraints_check(path_search *s, str constraints)
     return error;
 }
 
-/* The value of each character of base64, plus one; 0 for others. */
-static const u8 base64_values[128] = {
-    ['A'] = 1,  ['B'] = 2,  ['C'] = 3,  ['D'] = 4,  ['E'] = 5,  ['F'] = 6,  ['G'] = 7,  ['H'] = 8,
-    ['I'] = 9,  ['J'] = 10, ['K'] = 11, ['L'] = 12, ['M'] = 13, ['N'] = 14, ['O'] = 15, ['P'] = 16,
-    ['Q'] = 17, ['R'] = 18, ['S'] = 19, ['T'] = 20, ['U'] = 21, ['V'] = 22, ['W'] = 23, ['X'] = 24,
-    ['Y'] = 25, ['Z'] = 26, ['a'] = 27, ['b'] = 28, ['c'] = 29, ['d'] = 30, ['e'] = 31, ['f'] = 32,
-    ['g'] = 33, ['h'] = 34, ['i'] = 35, ['j'] = 36, ['k'] = 37, ['l'] = 38, ['m'] = 39, ['n'] = 40,
-    ['o'] = 41, ['p'] = 42, ['q'] = 43, ['r'] = 44, ['s'] = 45, ['t'] = 46, ['u'] = 47, ['v'] = 48,
-    ['w'] = 49, ['x'] = 50, ['y'] = 51, ['z'] = 52, ['0'] = 53, ['1'] = 54, ['2'] = 55, ['3'] = 56,
-    ['4'] = 57, ['5'] = 58, ['6'] = 59, ['7'] = 60, ['8'] = 61, ['9'] = 62, ['+'] = 63, ['/'] = 64,
-};
+/* The value of a character of base64; 64 or more for others. */
+static u32 base64_value(u8 c)
+{
+    static const char others[] = "0123456789+/";
+    u32 lower = (c | 0x20u) - 'a', i = 0;
+    if (lower < 26)
+        return lower + (c & 0x20 ? 26 : 0);
+    while (i < 12 && c != (u8)others[i])
+        i++;
+    return 52 + i;
+}
 
 /* Decodes n bytes from the byte `from` on, without reading what is before them. False if anything
  * but base64 is in their place. */
@@ -4332,10 +4336,10 @@ static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
             return 0;
         for (iz i = 0; i < 4; i++) {
             b32 padding = byte + i > e->size; /* its bits begin in byte + i - 1 or before */
-            u32 value = padding ? 1 : base64_values[e->text.ptr[start + i] & 127];
-            if (!value || e->text.ptr[start + i] > 127)
+            u32 value = padding ? 0 : base64_value(e->text.ptr[start + i]);
+            if (value > 63)
                 return 0;
-            quad = quad << 6 | (value - 1);
+            quad = quad << 6 | value;
         }
         for (iz i = 0; i < 3; i++)
             if (from <= byte + i && byte + i < from + n)
@@ -4362,28 +4366,34 @@ static b32 str_has_at(str s, iz at, str part)
     return part.len <= s.len - at && str_eq(str_span(s, at, at + part.len), part);
 }
 
+/* Where the line after the one at `at` begins, or would begin. */
+static iz pem_line_end(str text, iz at)
+{
+    while (at < text.len && text.ptr[at++] != '\n') {
+    }
+    return at;
+}
+
 /* Measures the entry whose first line ends at or behind `at`: the width of its lines, and the
  * certificate's size. Gives the place in the bundle where it ends, or 0 if its last line is not
  * where these put it. */
 static iz pem_measure(str bundle, iz at, pem_entry *e)
 {
-    iz width = 0, contents = 0;
-    while (at < bundle.len && bundle.ptr[at++] != '\n') {
-    }
-    e->text = str_span(bundle, at, bundle.len);
-    while (width < e->text.len && e->text.ptr[width] != '\n')
-        width++;
-    e->pitch = width + 1;
-    e->width = width && e->text.ptr[width - 1] == '\r' ? width - 1 : width;
+    iz contents = 0;
+    at = pem_line_end(bundle, at);
+    e->text = str_from(bundle, at);
+    e->pitch = pem_line_end(e->text, 0);
+    e->width = e->pitch - 1;
+    if (str_at(e->text, e->width - 1) == '\r')
+        e->width--;
     if (e->width < 8 || e->width % 4)
         return 0;
     e->size = 4; /* that of the header, until it is known */
     iz len = pem_header(e, &contents);
     e->size = contents + len;
-    iz chars = (e->size + 2) / 3 * 4;
-    iz end = chars + (chars - 1) / e->width * (e->pitch - e->width);
-    str last = e->pitch > e->width + 1 ? S("\r\n-----END CERTIFICATE-----")
-                                       : S("\n-----END CERTIFICATE-----");
+    iz chars = (e->size + 2) / 3 * 4, ending = e->pitch - e->width;
+    iz end = chars + (chars - 1) / e->width * ending;
+    str last = str_from(S("\r\n-----END CERTIFICATE-----"), 2 - ending);
     return len > 0 && str_has_at(e->text, end, last) ? at + end + last.len : 0;
 }
 
@@ -4432,7 +4442,7 @@ static b32 path_next_root(path_search *s, path_node *top, certificate *c)
             !pem_decode(e, 0, e->size, s->root))
             continue;
         cert_decode(c, (str){s->root, e->size});
-        if (str_eq(c->subject, top->cert.issuer))
+        if (cert_is_for(c, &top->cert.issuer))
             return 1;
     }
     return 0;
@@ -4444,10 +4454,9 @@ static b32 path_next_sent(path_search *s, path_node *top, certificate *c)
 {
     while (top->next_sent < s->count) {
         cert_decode(c, s->certs[top->next_sent++]);
-        b32 fit = str_eq(c->subject, top->cert.issuer);
-        for (iz i = 0; i <= s->depth; i++)
-            if (str_eq(c->subject, s->path[i].cert.subject) &&
-                str_eq(c->key_info, s->path[i].cert.key_info))
+        b32 fit = cert_is_for(c, &top->cert.issuer);
+        for (path_node *n = s->path; n <= top; n++)
+            if (cert_is_for(c, &n->cert.subject) && str_eq(c->key_info, n->cert.key_info))
                 fit = 0;
         if (fit)
             return 1;
@@ -4457,9 +4466,9 @@ static b32 path_next_sent(path_search *s, path_node *top, certificate *c)
 
 /* The next certificate that could be the issuer of the top. A leaf's is most often among those
  * sent; above it, roots are tried first, since that makes the shortest path. */
-static b32 path_next_issuer(path_search *s, certificate *c, b32 *root)
+static b32 path_next_issuer(path_search *s, path_node *top, b32 *root)
 {
-    path_node *top = &s->path[s->depth];
+    certificate *c = &top[1].cert;
     for (; top->phase < 2; top->phase++) {
         *root = (top->phase == 0) == (s->depth > 0);
         if (*root ? path_next_root(s, top, c) : path_next_sent(s, top, c))
@@ -4469,8 +4478,9 @@ static b32 path_next_issuer(path_search *s, certificate *c, b32 *root)
 }
 
 /* Checks an issuer of the top (RFC 5280 section 6.1.4 and 6.1.3), given all that is below. */
-static err path_check_issuer(path_search *s, const certificate *c, b32 root)
+static err path_check_issuer(path_search *s, const path_node *top, b32 root)
 {
+    const certificate *c = &top[1].cert;
     err error = cert_check(c, s->now, root);
     if (error)
         return error;
@@ -4480,7 +4490,7 @@ static err path_check_issuer(path_search *s, const certificate *c, b32 root)
         return E_CertKeyUsage;
     iz below = 0;
     for (iz i = 1; i <= s->depth; i++)
-        below += !cert_self_issued(&s->path[i].cert);
+        below += !s->path[i].cert.self_issued;
     if (c->path_len >= 0 && below > c->path_len)
         return E_CertPathLength;
     if (!root && s->depth + 1 == PATH_CERTS)
@@ -4488,11 +4498,17 @@ static err path_check_issuer(path_search *s, const certificate *c, b32 root)
     if (s->checks == PATH_CHECKS)
         return E_CertSearchBound;
     s->checks++;
-    const certificate *top = &s->path[s->depth].cert;
-    error = key_verify(&c->key, top->sig, top->signed_part, top->signature);
+    error = key_verify(&c->key, top->cert.sig, top->cert.signed_part, top->cert.signature);
     if (error)
         return error == E_SignatureBad ? E_CertSignatureBad : error;
     return constraints_check(s, c->constraints);
+}
+
+/* Gives a node's certificate its place in the path; its issuers are still to be tried. */
+static void path_begin(path_node *n, iz index)
+{
+    wipe(n, (iz) __builtin_offsetof(path_node, cert));
+    n->index = index;
 }
 
 /* Searches a path from path[0] to a root. */
@@ -4501,21 +4517,20 @@ static err path_find(path_search *s)
     err refusal = E_None;
     iz farthest = 0; /* the refusal's distance from the leaf */
     while (s->depth >= 0) {
-        certificate issuer;
         b32 root;
         path_node *top = &s->path[s->depth];
-        b32 found = path_next_issuer(s, &issuer, &root);
-        err error = found ? path_check_issuer(s, &issuer, root) : E_CertIssuerUnknown;
+        b32 found = path_next_issuer(s, top, &root);
+        err error = found ? path_check_issuer(s, top, root) : E_CertIssuerUnknown;
         if (error == E_CertSearchBound || (!error && root))
             return error;
         if (error && farthest <= s->depth && (found || !top->any_issuer)) {
             refusal = error;
             farthest = s->depth + 1;
         }
-        if (!error)
-            s->path[++s->depth] = (path_node){.cert = issuer, .index = top->next_sent - 1};
         top->any_issuer |= found;
         s->depth -= !found;
+        if (!error)
+            path_begin(&s->path[++s->depth], top->next_sent - 1);
     }
     return refusal;
 }
@@ -4580,7 +4595,7 @@ static err x509_verify(const str *certs, iz count, str host, i64 now, str bundle
     s.now = now;
     s.bundle = bundle;
     s.checks = s.name_checks = s.depth = 0;
-    s.path[0] = (path_node){.index = 0};
+    path_begin(s.path, 0);
     cert_decode(&s.path[0].cert, certs[0]);
     err error = cert_check_leaf(&s.path[0].cert, host, now);
     if (!error)
