@@ -4761,20 +4761,27 @@ static void tls_forget_keys(tls *t)
     wipe(&t->send, (iz)sizeof t->send);
 }
 
-/* The first error ends the connection; later ones change nothing. */
-static void tls_fail(tls *t, err error, u8 alert)
+/* The first error ends the connection; later ones change nothing. Error and alert come as one number,
+ * error << 8 | alert: there are many calls, and each is shorter by one argument. */
+static void tls_end_with(tls *t, u32 reason)
 {
+    u8 alert = (u8)reason;
     if (t->error)
         return;
-    t->error = error;
+    t->error = (err)(reason >> 8);
     t->state = TLS_ENDED;
     if (alert != ALERT_NONE)
         tls_send_alert(t, alert);
     tls_forget_keys(t);
 }
 
+static inline __attribute__((always_inline)) void tls_fail(tls *t, err error, u8 alert)
+{
+    tls_end_with(t, (u32)error << 8 | alert);
+}
+
 /* Whether the connection is still sound: it fails here unless `truth` holds. */
-static b32 tls_require(tls *t, b32 truth, err error, u8 alert)
+static inline __attribute__((always_inline)) b32 tls_require(tls *t, b32 truth, err error, u8 alert)
 {
     if (!truth)
         tls_fail(t, error, alert);
@@ -4782,12 +4789,12 @@ static b32 tls_require(tls *t, b32 truth, err error, u8 alert)
 }
 
 /* The same for what must be legal where it stands, and for what may come at this point at all. */
-static b32 tls_legal(tls *t, b32 truth, err error)
+static inline __attribute__((always_inline)) b32 tls_legal(tls *t, b32 truth, err error)
 {
     return tls_require(t, truth, error, ALERT_ILLEGAL_PARAMETER);
 }
 
-static b32 tls_expected(tls *t, b32 truth, err error)
+static inline __attribute__((always_inline)) b32 tls_expected(tls *t, b32 truth, err error)
 {
     return tls_require(t, truth, error, ALERT_UNEXPECTED_MESSAGE);
 }
@@ -4808,10 +4815,17 @@ static str tls_take(tls *t, iz n)
     return s;
 }
 
+static u32 tls_be(str s)
+{
+    u32 v = 0;
+    for (iz i = 0; i < s.len; i++)
+        v = v << 8 | s.ptr[i];
+    return v;
+}
+
 static u32 tls_number(tls *t, iz width)
 {
-    reader number = reader_of(tls_take(t, width));
-    return (u32)read_be(&number, reader_left(&number));
+    return tls_be(tls_take(t, width));
 }
 
 /* A vector of at least `least` bytes behind a length of `width`. */
@@ -4827,7 +4841,8 @@ static const u8 *tls_enter(tls *t, iz width, iz least)
 {
     str body = tls_bytes(t, width, least);
     const u8 *end = t->r.end;
-    t->r = reader_of(body);
+    t->r.at = body.ptr;
+    t->r.end = body.ptr + body.len;
     return end;
 }
 
@@ -5098,9 +5113,9 @@ static void tls_check_extension(tls *t, u32 type, u8 place)
     b32 asks = place >= IN_REQUEST, good = asks;
     for (iz i = 0; i < countof(tls_known); i++)
         if (tls_known[i].type == type) {
-            b32 sent = tls_known[i].sent && (type != EXT_SERVER_NAME || t->named);
-            good = (tls_known[i].places & place) && (sent || asks);
-            tls_legal(t, good || !(sent || asks), E_TlsExtensionPlace);
+            good = asks || (tls_known[i].sent && (type || t->named)); /* server_name is type 0 */
+            if (good)
+                tls_legal(t, tls_known[i].places & place, E_TlsExtensionPlace);
             t->had |= 1u << i;
         }
     tls_require(t, good, E_TlsExtensionUnasked, ALERT_UNSUPPORTED_EXTENSION);
@@ -5159,10 +5174,10 @@ static void tls_extensions(tls *t, u8 place, iz least)
     while (!t->error && reader_left(&t->r)) {
         u16 type = (u16)tls_number(t, 2);
         const u8 *end = tls_enter(t, 2, 0);
-        b32 first = count < TLS_EXTENSIONS_MAX;
-        for (iz i = 0; i < count; i++)
-            first = first && seen[i] != type;
-        if (tls_legal(t, first, E_TlsExtensionTwice)) {
+        iz i = 0;
+        while (i < count && seen[i] != type)
+            i++;
+        if (tls_legal(t, i == count && i < TLS_EXTENSIONS_MAX, E_TlsExtensionTwice)) {
             seen[count++] = type;
             tls_check_extension(t, type, place);
         }
@@ -5526,8 +5541,7 @@ static void tls_message(tls *t, str message, b32 last)
 /* A message's size with its header. */
 static iz tls_message_size(const u8 *m)
 {
-    reader length = reader_of((str){m + 1, 3});
-    return 4 + (iz)read_be(&length, 3);
+    return 4 + (iz)tls_be((str){m + 1, 3});
 }
 
 /* Handshake bytes of one record: parts of messages, or several. A message's type and size are
@@ -5637,7 +5651,7 @@ static b32 tls_record(tls *t)
     iz there = t->in_len - t->in_at, n;
     if (there < 5)
         return 0;
-    n = (iz)header[3] << 8 | (iz)header[4];
+    n = (iz)tls_be((str){header + 3, 2});
     b32 sealed = t->receive.on && type != TLS_CCS;
     b32 known = sealed ? type == TLS_APPLICATION_DATA : type >= TLS_CCS && type <= TLS_HANDSHAKE;
     b32 fits = n <= (sealed ? TLS_SEALED_MAX : TLS_PLAIN_MAX);
