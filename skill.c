@@ -4723,7 +4723,6 @@ typedef struct {
     b32 aes, named; /* named: server_name was sent */
     str host, bundle;
     i64 now;
-    tls_entropy entropy;
 
     /* from the extensions of one message; slices of it */
     u32 had; /* bits: which of tls_known came */
@@ -4734,6 +4733,9 @@ typedef struct {
 
     hash transcript[2];  /* by hash_id; both run until the suite is known */
     u8 digest[HASH_MAX]; /* of the transcript, when it was last asked for */
+
+    /* the secrets: wiped together, from the first of them to `leaf` */
+    tls_entropy entropy; /* from the caller */
     u8 secret[HASH_MAX]; /* of RFC 8446 section 7.1: early, then handshake, then master */
     tls_keys receive, send;
     public_key leaf; /* slices of the Certificate message */
@@ -4755,10 +4757,7 @@ static void tls_send_alert(tls *t, u8 alert);
 
 static void tls_forget_keys(tls *t)
 {
-    wipe(&t->entropy, (iz)sizeof t->entropy);
-    wipe(t->secret, (iz)sizeof t->secret);
-    wipe(&t->receive, (iz)sizeof t->receive);
-    wipe(&t->send, (iz)sizeof t->send);
+    wipe(&t->entropy, (iz)(__builtin_offsetof(tls, leaf) - __builtin_offsetof(tls, entropy)));
 }
 
 /* The first error ends the connection; later ones change nothing. Error and alert come as one number,
@@ -4875,10 +4874,10 @@ static void tls_send_ccs(tls *t)
 {
     if (t->ccs_sent)
         return;
-    writer w = writer_of(t->out + t->out_len, TLS_OUT_MAX - t->out_len);
-    put(&w, S("\x14\x03\x03\x00\x01\x01"));
+    t->w = writer_of(t->out + t->out_len, TLS_OUT_MAX - t->out_len);
+    put(&t->w, S("\x14\x03\x03\x00\x01\x01"));
     t->ccs_sent = 1;
-    t->out_len += w.len;
+    t->out_len += t->w.len;
 }
 
 /* Opens t->w for the content of the next record; tls_send puts that on its way. There is always room
@@ -4942,20 +4941,22 @@ static void tls_digest(tls *t)
     hash_end(&fork, t->digest);
 }
 
-static void tls_expand(const tls *t, const u8 *secret, str label, u8 *out, iz n)
+/* HKDF-Expand-Label. */
+static void tls_expand(const tls *t, const u8 *secret, const char *label, str context, u8 *out,
+                       iz n)
 {
-    hkdf_expand_label(t->hash, tls_secret(t, secret), label, S(""), out, n);
+    hkdf_expand_label(t->hash, tls_secret(t, secret), str_of_array(label, LABEL_MAX), context, out,
+                      n);
 }
 
 /* From the current secret, with t->digest. */
-static void tls_expand_digest(const tls *t, str label, u8 out[HASH_MAX])
+static void tls_expand_digest(const tls *t, const char *label, u8 out[HASH_MAX])
 {
-    hkdf_expand_label(t->hash, tls_secret(t, t->secret), label, tls_secret(t, t->digest), out,
-                      hash_size(t->hash));
+    tls_expand(t, t->secret, label, tls_secret(t, t->digest), out, hash_size(t->hash));
 }
 
 /* Derive-Secret of the current secret and the transcript so far. */
-static void tls_derive(tls *t, str label, u8 out[HASH_MAX])
+static void tls_derive(tls *t, const char *label, u8 out[HASH_MAX])
 {
     tls_digest(t);
     tls_expand_digest(t, label, out);
@@ -4973,7 +4974,7 @@ static void tls_schedule_next(tls *t, str input)
 {
     u8 salt[HASH_MAX];
     hash_of(t->hash, S(""), t->digest);
-    tls_expand_digest(t, S("derived"), salt);
+    tls_expand_digest(t, "derived", salt);
     hkdf_extract(t->hash, tls_secret(t, salt), input, t->secret);
     wipe(salt, HASH_MAX);
 }
@@ -4984,8 +4985,8 @@ static void tls_set_keys(const tls *t, tls_keys *k, u8 secret[HASH_MAX])
     u8 key[32];
     copy(k->secret, secret, HASH_MAX);
     wipe(secret, HASH_MAX);
-    tls_expand(t, k->secret, S("key"), key, aead_key_size(t->cipher));
-    tls_expand(t, k->secret, S("iv"), k->iv, AEAD_NONCE);
+    tls_expand(t, k->secret, "key", S(""), key, aead_key_size(t->cipher));
+    tls_expand(t, k->secret, "iv", S(""), k->iv, AEAD_NONCE);
     aead_init(&k->key, t->cipher, key);
     wipe(key, 32);
     k->sequence = 0;
@@ -4996,7 +4997,7 @@ static void tls_set_keys(const tls *t, tls_keys *k, u8 secret[HASH_MAX])
 static void tls_next_keys(const tls *t, tls_keys *k)
 {
     u8 secret[HASH_MAX];
-    tls_expand(t, k->secret, S("traffic upd"), secret, hash_size(t->hash));
+    tls_expand(t, k->secret, "traffic upd", S(""), secret, hash_size(t->hash));
     tls_set_keys(t, k, secret);
 }
 
@@ -5004,7 +5005,7 @@ static void tls_next_keys(const tls *t, tls_keys *k)
 static void tls_verify_data(const tls *t, const tls_keys *k, u8 out[HASH_MAX])
 {
     u8 key[HASH_MAX];
-    tls_expand(t, k->secret, S("finished"), key, hash_size(t->hash));
+    tls_expand(t, k->secret, "finished", S(""), key, hash_size(t->hash));
     hmac(t->hash, tls_secret(t, key), tls_secret(t, t->digest), out);
     wipe(key, HASH_MAX);
 }
@@ -5285,9 +5286,9 @@ static void tls_agree(tls *t, str message)
         tls_transcribe(t, message);
         tls_schedule_start(t, secret);
         tls_schedule_next(t, (str){shared, 32});
-        tls_derive(t, S("c hs traffic"), secret);
+        tls_derive(t, "c hs traffic", secret);
         tls_set_keys(t, &t->send, secret);
-        tls_derive(t, S("s hs traffic"), secret);
+        tls_derive(t, "s hs traffic", secret);
         tls_set_keys(t, &t->receive, secret);
         wipe(&t->entropy, (iz)sizeof t->entropy);
     }
@@ -5427,8 +5428,8 @@ static void tls_finished(tls *t)
     if (!tls_require(t, same, E_TlsFinished, ALERT_DECRYPT_ERROR))
         return;
     tls_schedule_next(t, tls_secret(t, client));
-    tls_derive(t, S("c ap traffic"), client);
-    tls_derive(t, S("s ap traffic"), server);
+    tls_derive(t, "c ap traffic", client);
+    tls_derive(t, "s ap traffic", server);
     tls_set_keys(t, &t->receive, server);
     tls_send_flight(t);
     tls_set_keys(t, &t->send, client);

@@ -7361,8 +7361,8 @@ static void trace_secrets(tls *t, const char *c, const char *c_hex, const char *
                           const char *s_hex, u8 ours[HASH_MAX])
 {
     u8 server[HASH_MAX];
-    tls_derive(t, (str){(const u8 *)c, (iz)strlen(c)}, ours);
-    tls_derive(t, (str){(const u8 *)s, (iz)strlen(s)}, server);
+    tls_derive(t, c, ours);
+    tls_derive(t, s, server);
     CHECK(!c_hex || tlst_hex_is(ours, 32, c_hex));
     CHECK(!s_hex || tlst_hex_is(server, 32, s_hex));
     tls_set_keys(t, &t->receive, server);
