@@ -4047,7 +4047,6 @@ static void cert_signed_part(certificate *c, reader *r, str algorithm)
 static void cert_decode(certificate *c, str der)
 {
     *c = (certificate){.path_len = -1, .usage = USAGE_ABSENT, .server_auth = 1};
-    c->names = c->constraints = str_span(der, 0, 0);
     reader r = reader_of(der);
     const u8 *end = der_enter(&r, DER_SEQUENCE);
     c->signed_part = der_whole(&r, DER_SEQUENCE);
@@ -4159,18 +4158,21 @@ static b32 ip_network_valid(str network)
     return network.len == 8 || network.len == 32;
 }
 
+static b32 str_has_at(str s, iz at, str part)
+{
+    return part.len <= s.len - at && str_eq(str_span(s, at, at + part.len), part);
+}
+
 /* Does the directory name begin with the RDNs of base? Both are RDNSequences, whole items. */
 static b32 dn_within(str name, str base)
 {
     reader n = reader_of(name), b = reader_of(base);
-    const u8 *end = der_enter(&b, DER_SEQUENCE);
-    der_enter(&n, DER_SEQUENCE);
-    while (reader_left(&b))
-        if (!str_eq(der_whole(&n, DER_SET), der_whole(&b, DER_SET)) || n.error)
-            return 0;
-    der_leave(&b, end);
+    str names = der_item(&n, DER_SEQUENCE), bases = der_item(&b, DER_SEQUENCE);
     der_end(&b);
-    return !b.error;
+    b = (reader){bases.ptr, bases.ptr + bases.len, b.error};
+    while (!b.error && reader_left(&b))
+        der_item(&b, DER_SET); /* whole ones, so that the same bytes are the same RDNs */
+    return !b.error && !n.error && str_has_at(names, 0, bases);
 }
 
 /* The forms of GeneralName, by their number in brackets (RFC 5280 section 4.2.1.6). */
@@ -4359,11 +4361,6 @@ static iz pem_header(const pem_entry *e, iz *at)
     iz len = der_header(&r);
     *at += r.at - bytes;
     return r.error ? -1 : len;
-}
-
-static b32 str_has_at(str s, iz at, str part)
-{
-    return part.len <= s.len - at && str_eq(str_span(s, at, at + part.len), part);
 }
 
 /* Where the line after the one at `at` begins, or would begin. */
