@@ -3634,8 +3634,8 @@ enum {
     DER_CONSTRUCTED = 0x20, /* plus the above, when other items are inside */
 };
 
-/* Length of the next item (X.690 8.1.2, 10.1), of which the tag is read, too; its contents are still
- * to be read. Lengths of four bytes or more are refused: nothing here comes near 16 MB. */
+/* Length of the next item (X.690 8.1.2, 10.1). The tag is read, too; the contents are still to be
+ * read. Lengths of four bytes or more are refused: nothing here comes near 16 MB. */
 static iz der_header(reader *r)
 {
     u8 tag = read_byte(r);
@@ -4188,8 +4188,8 @@ static u8 name_form(const reader *r)
     return reader_peek(r) & 0x1f;
 }
 
-/* The value of the next name of a list, or of the base of a constraint; its form is that of the tag
- * that comes (name_form). DNS names must be visible ASCII, bases host names or empty; addresses must
+/* The value of the next name of a list, or of the base of a constraint; its form is that of the
+ * tag that comes (name_form). DNS names must be visible ASCII, bases host names or empty; addresses must
  * be of one of the two lengths, bases with a mask. */
 static str name_next(reader *r, b32 base)
 {
@@ -4757,8 +4757,8 @@ static void tls_forget_keys(tls *t)
     wipe(&t->entropy, (iz)(__builtin_offsetof(tls, leaf) - __builtin_offsetof(tls, entropy)));
 }
 
-/* The first error ends the connection; later ones change nothing. Error and alert come as one number,
- * error << 8 | alert: there are many calls, and each is shorter by one argument. */
+/* The first error ends the connection; later ones change nothing. Error and alert come as one
+ * number, error << 8 | alert: there are many calls, and each is shorter by one argument. */
 static void tls_end_with(tls *t, u32 reason)
 {
     u8 alert = (u8)reason;
@@ -4877,8 +4877,8 @@ static void tls_send_ccs(tls *t)
     t->out_len += t->w.len;
 }
 
-/* Opens t->w for the content of the next record; tls_send puts that on its way. There is always room
- * for an alert, the last flight or a KeyUpdate: all else leaves TLS_OUT_RESERVE free. */
+/* Opens t->w for the content of the next record; tls_send puts that on its way. There is always
+ * room for an alert, the last flight or a KeyUpdate: all else leaves TLS_OUT_RESERVE free. */
 static void tls_content(tls *t)
 {
     if (t->send.on)
