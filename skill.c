@@ -4189,8 +4189,8 @@ static u8 name_form(const reader *r)
 }
 
 /* The value of the next name of a list, or of the base of a constraint; its form is that of the
- * tag that comes (name_form). DNS names must be visible ASCII, bases host names or empty; addresses must
- * be of one of the two lengths, bases with a mask. */
+ * tag that comes (name_form). DNS names must be visible ASCII, bases host names or empty; addresses
+ * must be of one of the two lengths, bases with a mask. */
 static str name_next(reader *r, b32 base)
 {
     u8 tag = reader_peek(r), form = name_form(r);
