@@ -3583,6 +3583,7 @@ static err rsa_verify_pss(str n, str e, hash_id id, str digest, str signature)
  * ------------------------------------------------------------------------------------------ */
 
 enum {
+    DER_ANY = 0, /* for der_item: whatever comes */
     DER_BOOLEAN = 1,
     DER_INTEGER = 2,
     DER_BIT_STRING = 3,
@@ -3596,35 +3597,29 @@ enum {
     DER_CONSTRUCTED = 0x20, /* plus the above, when other items are inside */
 };
 
-/* Tag and length of the next item (X.690 8.1.2, 10.1); its contents are still to be read. Lengths
- * of four bytes or more are refused: nothing here comes near 16 MB. */
-static iz der_header(reader *r, u8 *tag)
+/* Length of the next item (X.690 8.1.2, 10.1). The tag is read, too; the contents are still to be
+ * read. Lengths of four bytes or more are refused: nothing here comes near 16 MB. */
+static iz der_header(reader *r)
 {
-    *tag = (u8)read_be(r, 1);
-    iz len = (iz)read_be(r, 1);
+    u8 tag = read_byte(r);
+    iz len = read_byte(r);
     if (len >= 0x80) {
         iz n = len - 0x80;
         len = 1 <= n && n <= 3 ? (iz)read_be(r, n) : 0;
         if (len < 0x80 || !(len >> (8 * (n - 1))))
             reader_fail(r, E_DerMalformed);
     }
-    if ((*tag & 0x1f) == 0x1f)
+    if ((tag & 0x1f) == 0x1f)
         reader_fail(r, E_DerMalformed);
     return r->error ? 0 : len;
-}
-
-/* The contents of the next item, whatever its tag. */
-static str der_any(reader *r, u8 *tag)
-{
-    return read_bytes(r, der_header(r, tag));
 }
 
 /* The contents of the next item, which must have that tag. */
 static str der_item(reader *r, u8 tag)
 {
-    u8 found;
-    str contents = der_any(r, &found);
-    if (r->error || found == tag)
+    u8 found = reader_peek(r);
+    str contents = read_bytes(r, der_header(r));
+    if (!tag || r->error || found == tag)
         return contents;
     reader_fail(r, E_DerMalformed);
     return (str){r->end, 0};
@@ -3640,25 +3635,33 @@ static str der_whole(reader *r, u8 tag)
 
 static b32 der_next_is(const reader *r, u8 tag)
 {
-    return reader_left(r) > 0 && *r->at == tag;
+    return reader_peek(r) == tag;
 }
 
-/* A reader of the contents of the next item; to be given back to der_leave. */
-static reader der_enter(reader *r, u8 tag)
+/* Narrows the reader to the contents of the next item. Returns its former end, which is to be given
+ * back to der_leave. */
+static const u8 *der_enter(reader *r, u8 tag)
 {
-    return reader_of(der_item(r, tag));
+    str contents = der_item(r, tag);
+    const u8 *end = r->end;
+    r->at = contents.ptr;
+    r->end = contents.ptr + contents.len;
+    return end;
 }
 
-/* All has been read, and without error. */
-static b32 der_done(const reader *r)
+/* All must have been read up to here. */
+static void der_end(reader *r)
 {
-    return !r->error && !reader_left(r);
+    if (reader_left(r))
+        reader_fail(r, E_DerMalformed);
 }
 
-static void der_leave(reader *r, const reader *inner)
+static void der_leave(reader *r, const u8 *end)
 {
-    if (!der_done(inner))
-        reader_fail(r, inner->error ? inner->error : E_DerMalformed);
+    der_end(r);
+    r->end = end;
+    if (r->error)
+        r->at = end;
 }
 
 /* BOOLEAN DEFAULT FALSE: absent or TRUE, which is FF (X.690 11.1, 11.5). */
@@ -3695,13 +3698,13 @@ static str der_unsigned(reader *r)
  * (X.690 8.6.2, 11.2.1). */
 static str der_bits(reader *r, u32 most_unused)
 {
-    reader bits = der_enter(r, DER_BIT_STRING);
-    u32 unused = (u32)read_be(&bits, 1);
-    str s = read_bytes(&bits, reader_left(&bits));
+    const u8 *end = der_enter(r, DER_BIT_STRING);
+    u32 unused = read_byte(r);
+    str s = read_bytes(r, reader_left(r));
     u32 last = s.len ? s.ptr[s.len - 1] : 1;
     if (unused > most_unused || last & ((1u << unused) - 1))
-        reader_fail(&bits, E_DerMalformed);
-    der_leave(r, &bits);
+        reader_fail(r, E_DerMalformed);
+    der_leave(r, end);
     return s;
 }
 
@@ -3710,27 +3713,27 @@ static str der_bits(reader *r, u32 most_unused)
  * but a well-known root (Certum Trusted Network CA 2) has one of 2046. */
 static i64 der_time(reader *r)
 {
-    static const u8 most[] = {12, 31, 23, 59, 59};
+    static const u8 most[] = {99, 99, 12, 31, 23, 59, 59};
     b32 utc = der_next_is(r, DER_UTC_TIME);
-    reader t = der_enter(r, utc ? DER_UTC_TIME : DER_GENERALIZED_TIME);
-    i64 year = read_decimal(&t, utc ? 2 : 4), part[countof(most)];
-    for (iz i = 0; i < countof(most); i++) {
-        part[i] = read_decimal(&t, 2);
+    const u8 *end = der_enter(r, utc ? DER_UTC_TIME : DER_GENERALIZED_TIME);
+    i64 part[countof(most)];
+    for (iz i = utc; i < countof(most); i++) {
+        part[i] = read_decimal(r, 2);
         if (part[i] > most[i])
-            reader_fail(&t, E_DerMalformed);
+            reader_fail(r, E_DerMalformed);
     }
     if (utc)
-        year += year < 50 ? 2000 : 1900;
-    i64 day = days_of_date(year, part[0], part[1]);
-    b32 good = part[0] && part[1] && day < days_of_date(year, part[0] + 1, 1);
-    if (read_byte(&t) != 'Z' || !good)
-        reader_fail(&t, E_DerMalformed);
-    der_leave(r, &t);
-    return ((day * 24 + part[2]) * 60 + part[3]) * 60 + part[4];
+        part[0] = part[1] < 50 ? 20 : 19;
+    i64 year = part[0] * 100 + part[1], day = days_of_date(year, part[2], part[3]);
+    b32 good = part[2] && part[3] && day < days_of_date(year, part[2] + 1, 1);
+    if (read_byte(r) != 'Z' || !good)
+        reader_fail(r, E_DerMalformed);
+    der_leave(r, end);
+    return ((day * 24 + part[4]) * 60 + part[5]) * 60 + part[6];
 }
 
 /* A public key; the slices lie in the certificate. */
-typedef enum { KEY_RSA, KEY_P256, KEY_P384 } key_id;
+typedef enum { KEY_RSA, KEY_P256, KEY_P384, KEY_UNKNOWN } key_id;
 
 typedef struct {
     key_id id;
@@ -3755,22 +3758,29 @@ typedef enum {
     SIG_UNKNOWN,
 } sig_id;
 
+/* The place of an item in a list of known ones, each behind its length; or the list's length. */
+static u32 der_known(str item, const char *list)
+{
+    u32 i = 0;
+    while (*list && !str_eq(item, str_of(list + 1, *list))) {
+        list += 1 + *list;
+        i++;
+    }
+    return i;
+}
+
 /* AlgorithmIdentifiers as they must stand, parameters and all (RFC 4055 section 5, RFC 5758
- * section 3.2). The last byte of NULL parameters, 05 00, is that which ends the string. */
-static const struct {
-    u8 len, id;
-    char der[15];
-} sig_algorithms[] = {
-    {12, ECDSA_SHA256, "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02"},
-    {12, ECDSA_SHA384, "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03"},
-    {12, ECDSA_SHA512, "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x04"},
-    {15, PKCS1_SHA256, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05"},
-    {15, PKCS1_SHA384, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c\x05"},
-    {15, PKCS1_SHA512, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d\x05"},
-    {11, SIG_WEAK, "\x30\x09\x06\x07\x2a\x86\x48\xce\x3d\x04\x01"},
-    {15, SIG_WEAK, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05\x05"},
-    {15, SIG_WEAK, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04\x05"},
-};
+ * section 3.2), in the order of sig_id; the last three, with SHA-1 and MD5, are SIG_WEAK. */
+static const char sig_algorithms[] =
+    "\x0c\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02"
+    "\x0c\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03"
+    "\x0c\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x04"
+    "\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\0"
+    "\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c\x05\0"
+    "\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d\x05\0"
+    "\x0b\x30\x09\x06\x07\x2a\x86\x48\xce\x3d\x04\x01"
+    "\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05\x05\0"
+    "\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04\x05\0";
 
 /* The same for RSASSA-PSS with SHA-256 and 32 bytes of salt: hash, MGF1 with that hash, salt
  * length; the trailer is the default (RFC 4055 section 3.1). */
@@ -3784,11 +3794,9 @@ enum { SIG_PSS_HASH = 29, SIG_PSS_MGF_HASH = 59, SIG_PSS_SALT = 66, SIG_PSS_SIZE
 /* Takes a whole AlgorithmIdentifier. */
 static sig_id sig_of_algorithm(str algorithm)
 {
-    for (iz i = 0; i < countof(sig_algorithms); i++) {
-        str known = {(const u8 *)sig_algorithms[i].der, sig_algorithms[i].len};
-        if (str_eq(algorithm, known))
-            return (sig_id)sig_algorithms[i].id;
-    }
+    u32 known = der_known(algorithm, sig_algorithms);
+    if (known < PSS_SHA256 + 3)
+        return known < PSS_SHA256 ? (sig_id)known : SIG_WEAK;
     for (u8 i = 0; i < 3; i++) {
         u8 pss[SIG_PSS_SIZE];
         copy(pss, (const u8 *)sig_pss, SIG_PSS_SIZE);
@@ -3833,42 +3841,45 @@ static err key_verify(const public_key *k, sig_id id, str message, str signature
         return rsa_verify_pss(k->n, k->e, h, d, signature);
     if (id >= PKCS1_SHA256)
         return rsa_verify_pkcs1(k->n, k->e, h, d, signature);
-    reader all = reader_of(signature), pair = der_enter(&all, DER_SEQUENCE);
-    str r = der_unsigned(&pair), s = der_unsigned(&pair);
-    der_leave(&all, &pair);
-    if (!der_done(&all))
+    reader in = reader_of(signature);
+    const u8 *end = der_enter(&in, DER_SEQUENCE);
+    str r = der_unsigned(&in), s = der_unsigned(&in);
+    der_leave(&in, end);
+    der_end(&in);
+    if (in.error)
         return E_DerMalformed;
     return ecdsa_verify(k->id == KEY_P256 ? P256 : P384, k->point, d, r, s);
 }
+
+/* In the order of key_id. */
+static const char key_algorithms[] =
+    "\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\0"
+    "\x15\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
+    "\x12\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\0\x22";
 
 /* Reads a SubjectPublicKeyInfo (RFC 3279 section 2.3, RFC 5480 section 2). RSA moduli are whole
  * bytes, 256 or more; section 6 has the upper bound. */
 static void key_decode(public_key *k, reader *r)
 {
-    reader info = der_enter(r, DER_SEQUENCE);
-    str algorithm = der_whole(&info, DER_SEQUENCE), bits = der_bits(&info, 0);
-    der_leave(r, &info);
-    *k = (public_key){.id = KEY_RSA};
-    if (str_eq(algorithm, S("\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00"))) {
-        reader all = reader_of(bits), rsa = der_enter(&all, DER_SEQUENCE);
+    const u8 *end = der_enter(r, DER_SEQUENCE);
+    str algorithm = der_whole(r, DER_SEQUENCE), bits = der_bits(r, 0);
+    der_leave(r, end);
+    k->id = (key_id)der_known(algorithm, key_algorithms);
+    k->point = bits;
+    if (k->id == KEY_RSA) {
+        reader rsa = reader_of(bits);
+        end = der_enter(&rsa, DER_SEQUENCE);
         k->n = der_unsigned(&rsa);
         k->e = der_unsigned(&rsa);
-        der_leave(&all, &rsa);
-        der_leave(r, &all);
+        der_leave(&rsa, end);
+        der_end(&rsa);
+        if (rsa.error)
+            reader_fail(r, rsa.error);
         if (k->n.len < 256 || k->n.ptr[0] < 0x80)
             reader_fail(r, E_CertKeyWeak);
-        return;
-    }
-    if (str_eq(algorithm, S("\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01"
-                            "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07")))
-        k->id = KEY_P256;
-    else if (str_eq(algorithm, S("\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01"
-                                 "\x06\x05\x2b\x81\x04\x00\x22")))
-        k->id = KEY_P384;
-    else
+    } else if (k->id == KEY_UNKNOWN)
         reader_fail(r, E_CertKeyUnsupported);
-    k->point = bits;
-    if (bits.len != (k->id == KEY_P256 ? 65 : 97) || bits.ptr[0] != 4)
+    else if (bits.len != (k->id == KEY_P256 ? 65 : 97) || bits.ptr[0] != 4)
         reader_fail(r, E_CertMalformed);
 }
 
@@ -3881,28 +3892,27 @@ enum {
 /* A certificate; slices of its DER. */
 typedef struct {
     err error; /* the first thing wrong with it; the fields read before that hold */
-    str signed_part, signature;
     sig_id sig;
     str issuer, subject, key_info; /* whole items */
-    i64 not_before, not_after;
-    public_key key;
-    b32 ca, server_auth;
-    i32 path_len; /* -1: not limited */
+    b32 self_issued, ca, server_auth;
     u32 usage;
+    i32 path_len; /* -1: not limited */
+    i64 not_before, not_after;
+    str signed_part, signature;
     str names, constraints; /* contents of subjectAltName and nameConstraints; empty: none */
+    public_key key;
 } certificate;
 
 /* extendedKeyUsage: one purpose at least, serverAuth or any among them (RFC 5280 4.2.1.12). */
 static b32 cert_purposes(reader *r)
 {
     b32 fit = 0;
-    reader list = der_enter(r, DER_SEQUENCE);
+    const u8 *end = der_enter(r, DER_SEQUENCE);
     do {
-        str oid = der_item(&list, DER_OID);
-        fit |= str_eq(oid, S("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
-               str_eq(oid, S("\x55\x1d\x25\x00"));
-    } while (reader_left(&list));
-    der_leave(r, &list);
+        str oid = der_item(r, DER_OID);
+        fit |= der_known(oid, "\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x04\x55\x1d\x25\0") < 2;
+    } while (reader_left(r));
+    der_leave(r, end);
     return fit;
 }
 
@@ -3910,7 +3920,6 @@ static b32 cert_purposes(reader *r)
 static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
 {
     u32 id = oid.len == 3 && oid.ptr[0] == 0x55 && oid.ptr[1] == 0x1d ? oid.ptr[2] : 0;
-    u8 tag;
     if (id == 15) {
         str bits = der_bits(r, 7);
         c->usage = bits.len ? bits.ptr[0] : 0;
@@ -3919,13 +3928,13 @@ static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
         if (!c->names.len || (!critical && c->subject.len <= 2))
             reader_fail(r, E_CertMalformed);
     } else if (id == 19) {
-        reader basic = der_enter(r, DER_SEQUENCE);
-        c->ca = der_flag(&basic);
-        if (reader_left(&basic)) {
-            str len = der_unsigned(&basic);
+        const u8 *end = der_enter(r, DER_SEQUENCE);
+        c->ca = der_flag(r);
+        if (reader_left(r)) {
+            str len = der_unsigned(r);
             c->path_len = len.len == 1 ? len.ptr[0] : PATH_CERTS;
         }
-        der_leave(r, &basic);
+        der_leave(r, end);
     } else if (id == 30) {
         c->constraints = der_item(r, DER_SEQUENCE);
         if (!c->constraints.len)
@@ -3933,7 +3942,7 @@ static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
     } else if (id == 37) {
         c->server_auth = cert_purposes(r);
     } else {
-        der_any(r, &tag);
+        der_item(r, DER_ANY);
         if (critical || id == 36)
             reader_fail(r, E_CertExtensionUnknown);
     }
@@ -3944,25 +3953,25 @@ static void cert_extensions(certificate *c, reader *r)
 {
     str seen[CERT_EXTENSIONS];
     iz count = 0;
-    reader list = der_enter(r, DER_SEQUENCE);
+    const u8 *list_end = der_enter(r, DER_SEQUENCE);
     do {
-        reader x = der_enter(&list, DER_SEQUENCE);
-        str oid = der_item(&x, DER_OID);
-        b32 critical = der_flag(&x);
-        reader value = der_enter(&x, DER_OCTET_STRING);
-        der_leave(&list, &x);
+        const u8 *end = der_enter(r, DER_SEQUENCE);
+        str oid = der_item(r, DER_OID);
+        b32 critical = der_flag(r);
+        const u8 *value_end = der_enter(r, DER_OCTET_STRING);
         for (iz i = 0; i < count; i++)
             if (str_eq(seen[i], oid))
-                reader_fail(&list, E_CertMalformed);
+                reader_fail(r, E_CertMalformed);
         if (count == CERT_EXTENSIONS)
-            reader_fail(&list, E_CertMalformed);
-        if (!list.error) {
+            reader_fail(r, E_CertMalformed);
+        if (!r->error) {
             seen[count++] = oid;
-            cert_extension(c, &value, oid, critical);
-            der_leave(&list, &value);
+            cert_extension(c, r, oid, critical);
         }
-    } while (reader_left(&list));
-    der_leave(r, &list);
+        der_leave(r, value_end);
+        der_leave(r, end);
+    } while (reader_left(r));
+    der_leave(r, list_end);
 }
 
 /* The part that is signed, TBSCertificate (RFC 5280 section 4.1). The unique identifiers of version
@@ -3976,24 +3985,22 @@ static void cert_signed_part(certificate *c, reader *r, str algorithm)
     if (!str_eq(der_whole(r, DER_SEQUENCE), algorithm))
         reader_fail(r, E_CertMalformed);
     c->issuer = der_whole(r, DER_SEQUENCE);
-    reader validity = der_enter(r, DER_SEQUENCE);
-    c->not_before = der_time(&validity);
-    c->not_after = der_time(&validity);
-    der_leave(r, &validity);
+    const u8 *end = der_enter(r, DER_SEQUENCE);
+    c->not_before = der_time(r);
+    c->not_after = der_time(r);
+    der_leave(r, end);
     c->subject = der_whole(r, DER_SEQUENCE);
     if (!version_3)
         reader_fail(r, E_CertVersion);
     if (c->issuer.len <= 2)
         reader_fail(r, E_CertMalformed);
-    c->key_info = der_whole(r, DER_SEQUENCE);
-    reader key = reader_of(c->key_info);
-    key_decode(&c->key, &key);
-    if (key.error)
-        reader_fail(r, key.error);
+    const u8 *start = r->at;
+    key_decode(&c->key, r);
+    c->key_info = (str){start, r->error ? 0 : r->at - start};
     if (reader_left(r)) {
-        reader extensions = der_enter(r, DER_CONTEXT | DER_CONSTRUCTED | 3);
-        cert_extensions(c, &extensions);
-        der_leave(r, &extensions);
+        end = der_enter(r, DER_CONTEXT | DER_CONSTRUCTED | 3);
+        cert_extensions(c, r);
+        der_leave(r, end);
     }
 }
 
@@ -4003,25 +4010,29 @@ static void cert_signed_part(certificate *c, reader *r, str algorithm)
 static void cert_decode(certificate *c, str der)
 {
     *c = (certificate){.path_len = -1, .usage = USAGE_ABSENT, .server_auth = 1};
-    c->names = c->constraints = str_span(der, 0, 0);
-    reader all = reader_of(der), r = der_enter(&all, DER_SEQUENCE);
+    reader r = reader_of(der);
+    const u8 *end = der_enter(&r, DER_SEQUENCE);
     c->signed_part = der_whole(&r, DER_SEQUENCE);
     str algorithm = der_whole(&r, DER_SEQUENCE);
     c->sig = sig_of_algorithm(algorithm);
     c->signature = der_bits(&r, 0);
-    der_leave(&all, &r);
-    reader whole = reader_of(c->signed_part), signed_part = der_enter(&whole, DER_SEQUENCE);
-    cert_signed_part(c, &signed_part, algorithm);
-    der_leave(&all, &signed_part);
+    der_leave(&r, end);
+    der_end(&r);
+    c->error = r.error;
+    r = reader_of(c->signed_part);
+    end = der_enter(&r, DER_SEQUENCE);
+    cert_signed_part(c, &r, algorithm);
+    der_leave(&r, end);
+    if (!c->error)
+        c->error = r.error;
+    c->self_issued = str_eq(c->issuer, c->subject);
     c->key.may_sign = (c->usage & USAGE_DIGITAL_SIGNATURE) != 0;
-    if (reader_left(&all))
-        reader_fail(&all, E_DerMalformed);
-    c->error = all.error;
 }
 
-static b32 cert_self_issued(const certificate *c)
+/* Whether c has that subject. */
+static b32 cert_is_for(const certificate *c, const str *subject)
 {
-    return str_eq(c->issuer, c->subject);
+    return str_eq(c->subject, *subject);
 }
 
 /* What is asked of every certificate of a path by itself; of the root's signature, nothing. */
@@ -4090,16 +4101,21 @@ static b32 ip_network_valid(str network)
     return network.len == 8 || network.len == 32;
 }
 
+static b32 str_has_at(str s, iz at, str part)
+{
+    return part.len <= s.len - at && str_eq(str_span(s, at, at + part.len), part);
+}
+
 /* Does the directory name begin with the RDNs of base? Both are RDNSequences, whole items. */
 static b32 dn_within(str name, str base)
 {
-    reader outer = reader_of(name), n = der_enter(&outer, DER_SEQUENCE);
-    outer = reader_of(base);
-    reader b = der_enter(&outer, DER_SEQUENCE);
-    while (reader_left(&b))
-        if (!str_eq(der_whole(&n, DER_SET), der_whole(&b, DER_SET)) || n.error)
-            return 0;
-    return der_done(&outer) && !b.error;
+    reader n = reader_of(name), b = reader_of(base);
+    str names = der_item(&n, DER_SEQUENCE), bases = der_item(&b, DER_SEQUENCE);
+    der_end(&b);
+    b = (reader){bases.ptr, bases.ptr + bases.len, b.error};
+    while (!b.error && reader_left(&b))
+        der_item(&b, DER_SET); /* whole ones, so that the same bytes are the same RDNs */
+    return !b.error && !n.error && str_has_at(names, 0, bases);
 }
 
 /* The forms of GeneralName, by their number in brackets (RFC 5280 section 4.2.1.6). */
@@ -4110,28 +4126,33 @@ typedef struct {
     str value;
 } general_name;
 
-/* The next name of a list, or the base of a constraint. DNS names must be visible ASCII, bases host
- * names or empty; addresses must be of one of the two lengths, bases with a mask. */
-static general_name name_next(reader *r, b32 base)
+static u8 name_form(const reader *r)
 {
-    u8 tag;
-    str value = der_any(r, &tag);
-    general_name name = {tag & 0x1f, value};
-    b32 constructed = name.form == 0 || (3 <= name.form && name.form <= 5);
-    b32 good = name.form <= NAME_LAST &&
-               tag == (DER_CONTEXT | name.form | (constructed ? DER_CONSTRUCTED : 0));
-    if (name.form == NAME_DNS && base)
+    return reader_peek(r) & 0x1f;
+}
+
+/* The value of the next name of a list, or of the base of a constraint; its form is that of the
+ * tag that comes (name_form). DNS names must be visible ASCII, bases host names or empty; addresses
+ * must be of one of the two lengths, bases with a mask. */
+static str name_next(reader *r, b32 base)
+{
+    u8 tag = reader_peek(r), form = name_form(r);
+    str value = der_item(r, DER_ANY);
+    b32 constructed = form == 0 || (3 <= form && form <= 5);
+    b32 good =
+        form <= NAME_LAST && tag == (DER_CONTEXT | form | (constructed ? DER_CONSTRUCTED : 0));
+    if (form == NAME_DNS && base)
         good &= !value.len || host_valid(value);
-    if (name.form == NAME_DNS && !base) {
+    if (form == NAME_DNS && !base) {
         good &= value.len > 0;
         for (iz i = 0; i < value.len; i++)
             good &= 0x21 <= value.ptr[i] && value.ptr[i] <= 0x7e;
     }
-    if (name.form == NAME_IP)
+    if (form == NAME_IP)
         good &= base ? ip_network_valid(value) : value.len == 4 || value.len == 16;
     if (!good)
         reader_fail(r, E_CertMalformed);
-    return name;
+    return value;
 }
 
 /* Does a constraint's base hold a name of the same form? Of what is excluded, names in doubt count
@@ -4160,12 +4181,12 @@ typedef struct {
 /* What is under way: the path so far, the leaf first, and where to look for the next issuer of
  * each of its certificates. */
 typedef struct {
-    certificate cert;
     iz index;       /* among those sent */
-    i32 phase;      /* two places to look for its issuer; 2: both done */
     iz next_sent;   /* where to go on looking among those sent */
     iz next_root;   /* ... in the bundle */
+    i32 phase;      /* two places to look for its issuer; 2: both done */
     b32 any_issuer; /* one of the right name was found */
+    certificate cert;
 } path_node;
 
 typedef struct {
@@ -4174,9 +4195,9 @@ typedef struct {
     i64 now;
     str bundle;
     iz checks, name_checks;
-    iz depth; /* path[depth] is the top */
-    path_node path[PATH_CERTS];
-    pem_entry root_entry; /* the root being tried, and its decoded bytes */
+    iz depth;             /* path[depth] is the top, and behind it the issuer being tried */
+    pem_entry root_entry; /* a root being tried, and its decoded bytes */
+    path_node path[PATH_CERTS + 1];
     u8 root[CERT_ROOT_SIZE];
 } path_search;
 
@@ -4188,19 +4209,20 @@ static b32 constraint_list(path_search *s, reader *r, b32 excluded, const genera
     b32 held = 0, limited = 0;
     if (!der_next_is(r, tag))
         return 0;
-    reader list = der_enter(r, tag);
+    const u8 *list_end = der_enter(r, tag);
     do {
-        reader subtree = der_enter(&list, DER_SEQUENCE);
-        general_name base = name_next(&subtree, 1);
-        der_leave(&list, &subtree);
+        const u8 *end = der_enter(r, DER_SEQUENCE);
+        b32 same = name_form(r) == name->form;
+        str base = name_next(r, 1);
+        der_leave(r, end);
         if (++s->name_checks > PATH_NAMES)
-            reader_fail(&list, E_CertSearchBound);
-        if (!list.error && base.form == name->form) {
+            reader_fail(r, E_CertSearchBound);
+        if (!r->error && same) {
             limited = 1;
-            held |= name_within(name, base.value, excluded);
+            held |= name_within(name, base, excluded);
         }
-    } while (reader_left(&list));
-    der_leave(r, &list);
+    } while (reader_left(r));
+    der_leave(r, list_end);
     return excluded ? held : limited && !held;
 }
 
@@ -4210,9 +4232,8 @@ static err constraint_check(path_search *s, str constraints, const general_name 
     reader r = reader_of(constraints);
     b32 refused = constraint_list(s, &r, 0, name);
     refused |= constraint_list(s, &r, 1, name);
-    if (!der_done(&r))
-        return r.error ? r.error : E_DerMalformed;
-    return refused ? E_CertNameConstraint : E_None;
+    der_end(&r);
+    return r.error ? r.error : refused ? E_CertNameConstraint : E_None;
 }
 
 /* Applies an issuer's constraints to the names of all certificates below it, but for self-issued
@@ -4222,31 +4243,32 @@ static err constraints_check(path_search *s, str constraints)
     err error = E_None;
     for (iz i = 0; constraints.len && i <= s->depth && !error; i++) {
         const certificate *c = &s->path[i].cert;
-        if (i && cert_self_issued(c))
+        if (i && c->self_issued)
             continue;
         reader names = reader_of(c->names);
         general_name name = {NAME_DIRECTORY, c->subject};
         if (c->subject.len > 2)
             error = constraint_check(s, constraints, &name);
         while (!error && reader_left(&names)) {
-            name = name_next(&names, 0);
+            name.form = name_form(&names);
+            name.value = name_next(&names, 0);
             error = names.error ? names.error : constraint_check(s, constraints, &name);
         }
     }
     return error;
 }
 
-/* The value of each character of base64, plus one; 0 for others. */
-static const u8 base64_values[128] = {
-    ['A'] = 1,  ['B'] = 2,  ['C'] = 3,  ['D'] = 4,  ['E'] = 5,  ['F'] = 6,  ['G'] = 7,  ['H'] = 8,
-    ['I'] = 9,  ['J'] = 10, ['K'] = 11, ['L'] = 12, ['M'] = 13, ['N'] = 14, ['O'] = 15, ['P'] = 16,
-    ['Q'] = 17, ['R'] = 18, ['S'] = 19, ['T'] = 20, ['U'] = 21, ['V'] = 22, ['W'] = 23, ['X'] = 24,
-    ['Y'] = 25, ['Z'] = 26, ['a'] = 27, ['b'] = 28, ['c'] = 29, ['d'] = 30, ['e'] = 31, ['f'] = 32,
-    ['g'] = 33, ['h'] = 34, ['i'] = 35, ['j'] = 36, ['k'] = 37, ['l'] = 38, ['m'] = 39, ['n'] = 40,
-    ['o'] = 41, ['p'] = 42, ['q'] = 43, ['r'] = 44, ['s'] = 45, ['t'] = 46, ['u'] = 47, ['v'] = 48,
-    ['w'] = 49, ['x'] = 50, ['y'] = 51, ['z'] = 52, ['0'] = 53, ['1'] = 54, ['2'] = 55, ['3'] = 56,
-    ['4'] = 57, ['5'] = 58, ['6'] = 59, ['7'] = 60, ['8'] = 61, ['9'] = 62, ['+'] = 63, ['/'] = 64,
-};
+/* The value of a character of base64; 64 or more for others. */
+static u32 base64_value(u8 c)
+{
+    static const char others[] = "0123456789+/";
+    u32 lower = (c | 0x20u) - 'a', i = 0;
+    if (lower < 26)
+        return lower + (c & 0x20 ? 26 : 0);
+    while (i < 12 && c != (u8)others[i])
+        i++;
+    return 52 + i;
+}
 
 /* Decodes n bytes from the byte `from` on, without reading what is before them. False if anything
  * but base64 is in their place. */
@@ -4259,10 +4281,10 @@ static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
             return 0;
         for (iz i = 0; i < 4; i++) {
             b32 padding = byte + i > e->size; /* its bits begin in byte + i - 1 or before */
-            u32 value = padding ? 1 : base64_values[e->text.ptr[start + i] & 127];
-            if (!value || e->text.ptr[start + i] > 127)
+            u32 value = padding ? 0 : base64_value(e->text.ptr[start + i]);
+            if (value > 63)
                 return 0;
-            quad = quad << 6 | (value - 1);
+            quad = quad << 6 | value;
         }
         for (iz i = 0; i < 3; i++)
             if (from <= byte + i && byte + i < from + n)
@@ -4275,18 +4297,21 @@ static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
  * of the contents, or -1. */
 static iz pem_header(const pem_entry *e, iz *at)
 {
-    u8 bytes[4], tag; /* enough for lengths under 64 KB */
+    u8 bytes[4]; /* enough for lengths under 64 KB */
     if (!pem_decode(e, *at, countof(bytes), bytes))
         return -1;
     reader r = reader_of((str){bytes, countof(bytes)});
-    iz len = der_header(&r, &tag);
+    iz len = der_header(&r);
     *at += r.at - bytes;
     return r.error ? -1 : len;
 }
 
-static b32 str_has_at(str s, iz at, str part)
+/* Where the line after the one at `at` begins, or would begin. */
+static iz pem_line_end(str text, iz at)
 {
-    return part.len <= s.len - at && str_eq(str_span(s, at, at + part.len), part);
+    while (at < text.len && text.ptr[at++] != '\n') {
+    }
+    return at;
 }
 
 /* Measures the entry whose first line ends at or behind `at`: the width of its lines, and the
@@ -4294,23 +4319,21 @@ static b32 str_has_at(str s, iz at, str part)
  * where these put it. */
 static iz pem_measure(str bundle, iz at, pem_entry *e)
 {
-    iz width = 0, contents = 0;
-    while (at < bundle.len && bundle.ptr[at++] != '\n') {
-    }
-    e->text = str_span(bundle, at, bundle.len);
-    while (width < e->text.len && e->text.ptr[width] != '\n')
-        width++;
-    e->pitch = width + 1;
-    e->width = width && e->text.ptr[width - 1] == '\r' ? width - 1 : width;
+    iz contents = 0;
+    at = pem_line_end(bundle, at);
+    e->text = str_from(bundle, at);
+    e->pitch = pem_line_end(e->text, 0);
+    e->width = e->pitch - 1;
+    if (str_at(e->text, e->width - 1) == '\r')
+        e->width--;
     if (e->width < 8 || e->width % 4)
         return 0;
     e->size = 4; /* that of the header, until it is known */
     iz len = pem_header(e, &contents);
     e->size = contents + len;
-    iz chars = (e->size + 2) / 3 * 4;
-    iz end = chars + (chars - 1) / e->width * (e->pitch - e->width);
-    str last = e->pitch > e->width + 1 ? S("\r\n-----END CERTIFICATE-----")
-                                       : S("\n-----END CERTIFICATE-----");
+    iz chars = (e->size + 2) / 3 * 4, ending = e->pitch - e->width;
+    iz end = chars + (chars - 1) / e->width * ending;
+    str last = str_from(S("\r\n-----END CERTIFICATE-----"), 2 - ending);
     return len > 0 && str_has_at(e->text, end, last) ? at + end + last.len : 0;
 }
 
@@ -4359,7 +4382,7 @@ static b32 path_next_root(path_search *s, path_node *top, certificate *c)
             !pem_decode(e, 0, e->size, s->root))
             continue;
         cert_decode(c, (str){s->root, e->size});
-        if (str_eq(c->subject, top->cert.issuer))
+        if (cert_is_for(c, &top->cert.issuer))
             return 1;
     }
     return 0;
@@ -4371,10 +4394,9 @@ static b32 path_next_sent(path_search *s, path_node *top, certificate *c)
 {
     while (top->next_sent < s->count) {
         cert_decode(c, s->certs[top->next_sent++]);
-        b32 fit = str_eq(c->subject, top->cert.issuer);
-        for (iz i = 0; i <= s->depth; i++)
-            if (str_eq(c->subject, s->path[i].cert.subject) &&
-                str_eq(c->key_info, s->path[i].cert.key_info))
+        b32 fit = cert_is_for(c, &top->cert.issuer);
+        for (path_node *n = s->path; n <= top; n++)
+            if (cert_is_for(c, &n->cert.subject) && str_eq(c->key_info, n->cert.key_info))
                 fit = 0;
         if (fit)
             return 1;
@@ -4384,9 +4406,9 @@ static b32 path_next_sent(path_search *s, path_node *top, certificate *c)
 
 /* The next certificate that could be the issuer of the top. A leaf's is most often among those
  * sent; above it, roots are tried first, since that makes the shortest path. */
-static b32 path_next_issuer(path_search *s, certificate *c, b32 *root)
+static b32 path_next_issuer(path_search *s, path_node *top, b32 *root)
 {
-    path_node *top = &s->path[s->depth];
+    certificate *c = &top[1].cert;
     for (; top->phase < 2; top->phase++) {
         *root = (top->phase == 0) == (s->depth > 0);
         if (*root ? path_next_root(s, top, c) : path_next_sent(s, top, c))
@@ -4396,8 +4418,9 @@ static b32 path_next_issuer(path_search *s, certificate *c, b32 *root)
 }
 
 /* Checks an issuer of the top (RFC 5280 section 6.1.4 and 6.1.3), given all that is below. */
-static err path_check_issuer(path_search *s, const certificate *c, b32 root)
+static err path_check_issuer(path_search *s, const path_node *top, b32 root)
 {
+    const certificate *c = &top[1].cert;
     err error = cert_check(c, s->now, root);
     if (error)
         return error;
@@ -4407,7 +4430,7 @@ static err path_check_issuer(path_search *s, const certificate *c, b32 root)
         return E_CertKeyUsage;
     iz below = 0;
     for (iz i = 1; i <= s->depth; i++)
-        below += !cert_self_issued(&s->path[i].cert);
+        below += !s->path[i].cert.self_issued;
     if (c->path_len >= 0 && below > c->path_len)
         return E_CertPathLength;
     if (!root && s->depth + 1 == PATH_CERTS)
@@ -4415,11 +4438,17 @@ static err path_check_issuer(path_search *s, const certificate *c, b32 root)
     if (s->checks == PATH_CHECKS)
         return E_CertSearchBound;
     s->checks++;
-    const certificate *top = &s->path[s->depth].cert;
-    error = key_verify(&c->key, top->sig, top->signed_part, top->signature);
+    error = key_verify(&c->key, top->cert.sig, top->cert.signed_part, top->cert.signature);
     if (error)
         return error == E_SignatureBad ? E_CertSignatureBad : error;
     return constraints_check(s, c->constraints);
+}
+
+/* Gives a node's certificate its place in the path; its issuers are still to be tried. */
+static void path_begin(path_node *n, iz index)
+{
+    wipe(n, (iz) __builtin_offsetof(path_node, cert));
+    n->index = index;
 }
 
 /* Searches a path from path[0] to a root. */
@@ -4428,21 +4457,20 @@ static err path_find(path_search *s)
     err refusal = E_None;
     iz farthest = 0; /* the refusal's distance from the leaf */
     while (s->depth >= 0) {
-        certificate issuer;
         b32 root;
         path_node *top = &s->path[s->depth];
-        b32 found = path_next_issuer(s, &issuer, &root);
-        err error = found ? path_check_issuer(s, &issuer, root) : E_CertIssuerUnknown;
+        b32 found = path_next_issuer(s, top, &root);
+        err error = found ? path_check_issuer(s, top, root) : E_CertIssuerUnknown;
         if (error == E_CertSearchBound || (!error && root))
             return error;
         if (error && farthest <= s->depth && (found || !top->any_issuer)) {
             refusal = error;
             farthest = s->depth + 1;
         }
-        if (!error)
-            s->path[++s->depth] = (path_node){.cert = issuer, .index = top->next_sent - 1};
         top->any_issuer |= found;
         s->depth -= !found;
+        if (!error)
+            path_begin(&s->path[++s->depth], top->next_sent - 1);
     }
     return refusal;
 }
@@ -4453,11 +4481,12 @@ static err cert_check_host(const certificate *c, str host, str ip)
     b32 found = 0;
     reader r = reader_of(c->names);
     while (reader_left(&r)) {
-        general_name name = name_next(&r, 0);
+        u8 form = name_form(&r);
+        str name = name_next(&r, 0);
         if (ip.len)
-            found |= name.form == NAME_IP && str_eq(name.value, ip);
+            found |= form == NAME_IP && str_eq(name, ip);
         else
-            found |= name.form == NAME_DNS && dns_covers(name.value, host);
+            found |= form == NAME_DNS && dns_covers(name, host);
     }
     return r.error ? r.error : found ? E_None : E_CertNameMismatch;
 }
@@ -4506,7 +4535,7 @@ static err x509_verify(const str *certs, iz count, str host, i64 now, str bundle
     s.now = now;
     s.bundle = bundle;
     s.checks = s.name_checks = s.depth = 0;
-    s.path[0] = (path_node){.index = 0};
+    path_begin(s.path, 0);
     cert_decode(&s.path[0].cert, certs[0]);
     err error = cert_check_leaf(&s.path[0].cert, host, now);
     if (!error)
@@ -4605,35 +4634,53 @@ typedef struct {
 /* One direction of traffic. */
 typedef struct {
     b32 on; /* records are protected */
-    u8 secret[HASH_MAX], iv[AEAD_NONCE];
+    u8 secret[HASH_MAX], iv[AEAD_NONCE], nonce[AEAD_NONCE];
     aead key;
     u64 sequence;
 } tls_keys;
 
 /* What is named most comes first: it is reached by short instructions. */
 typedef struct {
+    /* what is looked at often comes first: its offsets are short */
     tls_state state;
-    err error;                 /* the first one */
+    err error;      /* the first one */
+    iz kept;        /* bytes of the Certificate message, while the leaf's key is needed */
+    iz message_len; /* bytes of the current message, behind those */
     iz in_at, in_len, out_len; /* bytes of `in` looked at, and there; bytes of `out` */
-    iz message_len;            /* bytes of the current message, behind the kept ones */
-    iz kept;   /* bytes of the Certificate message, while the leaf's key is needed */
-    str plain; /* decrypted data not yet consumed: a slice of `in` */
+    reader r;                  /* over the message, or the vector inside it, that is being read */
+    writer w;                  /* the content of the record that is being written */
 
+    /* from the hellos */
     hash_id hash;
     aead_id cipher;
     u16 suite, group;
-    b32 aes, named; /* from the caller; server_name was sent */
-    b32 retried, ccs_sent, certificate_requested;
+    b32 retried, ccs_sent;
+
+    /* from the server's flight, and while connected */
+    b32 certificate_requested;
     b32 update_owed; /* our KeyUpdate is to go out as soon as there is room */
     b32 ended;       /* the transport has no more bytes */
     u8 peer_alert;   /* the one that the server ended the connection with */
     u32 ccs, padding, warnings, empty, updates, tickets; /* against their limits */
 
-    u8 secret[HASH_MAX]; /* of RFC 8446 section 7.1: early, then handshake, then master */
-    str host, bundle;    /* from the caller */
+    /* from the caller */
+    b32 aes, named; /* named: server_name was sent */
+    str host, bundle;
     i64 now;
-    tls_entropy entropy;
-    hash transcript[2]; /* by hash_id; both run until the suite is known */
+
+    /* from the extensions of one message; slices of it */
+    u32 had; /* bits: which of tls_known came */
+    u16 share_group;
+    str share, cookie;
+
+    str plain; /* decrypted data not yet consumed: a slice of `in` */
+
+    hash transcript[2];  /* by hash_id; both run until the suite is known */
+    u8 digest[HASH_MAX]; /* of the transcript, when it was last asked for */
+
+    /* the secrets: wiped together, from the first of them to `leaf` */
+    tls_entropy entropy; /* from the caller */
+    u8 secret[HASH_MAX]; /* of RFC 8446 section 7.1: early, then handshake, then master */
     tls_keys receive, send;
     public_key leaf; /* slices of the Certificate message */
     x509_report report;
@@ -4650,26 +4697,30 @@ static void tls_send_alert(tls *t, u8 alert);
 
 static void tls_forget_keys(tls *t)
 {
-    wipe(&t->entropy, (iz)sizeof t->entropy);
-    wipe(t->secret, (iz)sizeof t->secret);
-    wipe(&t->receive, (iz)sizeof t->receive);
-    wipe(&t->send, (iz)sizeof t->send);
+    wipe(&t->entropy, (iz)(__builtin_offsetof(tls, leaf) - __builtin_offsetof(tls, entropy)));
 }
 
-/* The first error ends the connection; later ones change nothing. */
-static void tls_fail(tls *t, err error, u8 alert)
+/* The first error ends the connection; later ones change nothing. Error and alert come as one
+ * number, error << 8 | alert: there are many calls, and each is shorter by one argument. */
+static void tls_end_with(tls *t, u32 reason)
 {
+    u8 alert = (u8)reason;
     if (t->error)
         return;
-    t->error = error;
+    t->error = (err)(reason >> 8);
     t->state = TLS_ENDED;
     if (alert != ALERT_NONE)
         tls_send_alert(t, alert);
     tls_forget_keys(t);
 }
 
+static inline __attribute__((always_inline)) void tls_fail(tls *t, err error, u8 alert)
+{
+    tls_end_with(t, (u32)error << 8 | alert);
+}
+
 /* Whether the connection is still sound: it fails here unless `truth` holds. */
-static b32 tls_require(tls *t, b32 truth, err error, u8 alert)
+static inline __attribute__((always_inline)) b32 tls_require(tls *t, b32 truth, err error, u8 alert)
 {
     if (!truth)
         tls_fail(t, error, alert);
@@ -4677,12 +4728,12 @@ static b32 tls_require(tls *t, b32 truth, err error, u8 alert)
 }
 
 /* The same for what must be legal where it stands, and for what may come at this point at all. */
-static b32 tls_legal(tls *t, b32 truth, err error)
+static inline __attribute__((always_inline)) b32 tls_legal(tls *t, b32 truth, err error)
 {
     return tls_require(t, truth, error, ALERT_ILLEGAL_PARAMETER);
 }
 
-static b32 tls_expected(tls *t, b32 truth, err error)
+static inline __attribute__((always_inline)) b32 tls_expected(tls *t, b32 truth, err error)
 {
     return tls_require(t, truth, error, ALERT_UNEXPECTED_MESSAGE);
 }
@@ -4695,95 +4746,107 @@ static void tls_count(tls *t, u32 *counter, u32 most)
 
 /* ---- vectors of the presentation language: RFC 8446 section 3.4 ---- */
 
-/* A vector of at least `least` bytes behind a length of `width`. What fails, fails in r. */
-static reader tls_vector(reader *r, iz width, iz least)
+/* The next n bytes of the message; what is not there fails the connection, as all that follows. */
+static str tls_take(tls *t, iz n)
 {
-    str body = read_bytes(r, (iz)read_be(r, width));
-    if (body.len < least)
-        reader_fail(r, E_Truncated);
-    return reader_of(body);
+    str s = read_bytes(&t->r, n);
+    tls_require(t, !t->r.error, E_TlsMessageForm, ALERT_DECODE_ERROR);
+    return s;
 }
 
-/* The same as a slice. */
-static str tls_bytes(reader *r, iz width, iz least)
+static u32 tls_be(str s)
 {
-    reader body = tls_vector(r, width, least);
-    return read_bytes(&body, reader_left(&body));
+    u32 v = 0;
+    for (iz i = 0; i < s.len; i++)
+        v = v << 8 | s.ptr[i];
+    return v;
 }
 
-/* Whether all was read and nothing is left over; else the connection fails. */
-static b32 tls_whole(tls *t, const reader *r)
+static u32 tls_number(tls *t, iz width)
 {
-    return tls_require(t, !r->error && !reader_left(r), E_TlsMessageForm, ALERT_DECODE_ERROR);
+    return tls_be(tls_take(t, width));
 }
 
-/* A list of 2-byte items, not empty; what they are is of no interest. */
-static void tls_check_list(tls *t, reader *r)
+/* A vector of at least `least` bytes behind a length of `width`. */
+static str tls_bytes(tls *t, iz width, iz least)
 {
-    reader list = tls_vector(r, 2, 2);
-    if (reader_left(&list) % 2)
-        reader_fail(r, E_Truncated);
-    tls_whole(t, r);
+    str body = tls_take(t, (iz)tls_number(t, width));
+    tls_require(t, body.len >= least, E_TlsMessageForm, ALERT_DECODE_ERROR);
+    return body;
 }
 
-/* Opens a vector to be written; the place that it returns is for tls_vector_end. */
-static iz tls_vector_start(writer *w, iz width)
+/* Narrows the reader to a vector's contents; what it returns is to be given back to tls_leave. */
+static const u8 *tls_enter(tls *t, iz width, iz least)
 {
-    put_be(w, 0, width);
-    return w->len;
+    str body = tls_bytes(t, width, least);
+    const u8 *end = t->r.end;
+    t->r.at = body.ptr;
+    t->r.end = body.ptr + body.len;
+    return end;
 }
 
-static void tls_vector_end(writer *w, iz width, iz start)
+/* All must have been read up to here. */
+static b32 tls_whole(tls *t)
 {
-    iz n = w->len - start;
-    for (iz i = 1; i <= width && !w->error; i++, n >>= 8)
-        w->buf[start - i] = (u8)n;
+    return tls_require(t, !reader_left(&t->r), E_TlsMessageForm, ALERT_DECODE_ERROR);
+}
+
+static void tls_leave(tls *t, const u8 *end)
+{
+    if (!tls_whole(t))
+        t->r.at = end;
+    t->r.end = end;
 }
 
 /* ---- records out: RFC 8446 section 5 ---- */
 
 /* The nonce of the next record: section 5.3. */
-static void tls_nonce(const tls_keys *k, u8 nonce[AEAD_NONCE])
+static const u8 *tls_nonce(tls_keys *k)
 {
-    copy(nonce, k->iv, AEAD_NONCE);
+    copy(k->nonce, k->iv, AEAD_NONCE);
     for (iz i = 0; i < 8; i++)
-        nonce[AEAD_NONCE - 1 - i] ^= (u8)(k->sequence >> (8 * i));
+        k->nonce[AEAD_NONCE - 1 - i] ^= (u8)(k->sequence >> (8 * i));
+    return k->nonce;
 }
 
 /* For middleboxes: appendix D.4. Once, before the second ClientHello or the first sealed record. */
 static void tls_send_ccs(tls *t)
 {
-    writer w = writer_of(t->out + t->out_len, TLS_OUT_MAX - t->out_len);
-    if (!t->ccs_sent)
-        put(&w, S("\x14\x03\x03\x00\x01\x01"));
+    if (t->ccs_sent)
+        return;
+    t->w = writer_of(t->out + t->out_len, TLS_OUT_MAX - t->out_len);
+    put(&t->w, S("\x14\x03\x03\x00\x01\x01"));
     t->ccs_sent = 1;
-    t->out_len += w.len;
+    t->out_len += t->w.len;
 }
 
-/* A writer for the content of the next record; tls_send puts that on its way. There is always room
- * for an alert, the last flight or a KeyUpdate: all else leaves TLS_OUT_RESERVE free. */
-static writer tls_content(tls *t)
+/* Opens t->w for the content of the next record; tls_send puts that on its way. There is always
+ * room for an alert, the last flight or a KeyUpdate: all else leaves TLS_OUT_RESERVE free. */
+static void tls_content(tls *t)
 {
     if (t->send.on)
         tls_send_ccs(t);
     iz room = TLS_OUT_MAX - t->out_len - (5 + 1 + AEAD_TAG);
     invariant(room > 0);
-    return writer_of(t->out + t->out_len + 5, room);
+    t->w = writer_of(t->out + t->out_len + 5, room);
 }
 
-static void tls_send(tls *t, u8 type, writer *w)
+static void tls_send(tls *t, u8 type)
 {
-    u8 *header = w->buf - 5, *tag = w->buf + w->len + 1, nonce[AEAD_NONCE];
-    if (w->error) {
-        tls_fail(t, w->error, ALERT_INTERNAL_ERROR);
+    u8 *body = t->w.buf, *header = body - 5;
+    iz n = t->w.len;
+    if (t->w.error) {
+        tls_fail(t, t->w.error, ALERT_INTERNAL_ERROR);
         return;
     }
-    iz n = t->send.on ? w->len + 1 + AEAD_TAG : w->len;
-    copy(header, (u8[5]){t->send.on ? TLS_APPLICATION_DATA : type, 3, 3, (u8)(n >> 8), (u8)n}, 5);
+    t->w = writer_of(header, 5);
+    put_byte(&t->w, t->send.on ? TLS_APPLICATION_DATA : type);
+    put_be(&t->w, TLS_LEGACY_VERSION, 2);
+    put_be(&t->w, (u64)(t->send.on ? n + 1 + AEAD_TAG : n), 2);
     if (t->send.on) {
-        w->buf[w->len] = type;
-        tls_nonce(&t->send, nonce);
-        aead_seal(&t->send.key, nonce, (str){header, 5}, w->buf, w->len + 1, tag);
+        body[n++] = type;
+        aead_seal(&t->send.key, tls_nonce(&t->send), written(&t->w), body, n, body + n);
+        n += AEAD_TAG;
         if (++t->send.sequence == TLS_RECORDS)
             t->update_owed = 1;
     }
@@ -4792,10 +4855,10 @@ static void tls_send(tls *t, u8 type, writer *w)
 
 static void tls_send_alert(tls *t, u8 alert)
 {
-    writer w = tls_content(t);
-    put_byte(&w, alert == ALERT_CLOSE_NOTIFY ? 1 : 2);
-    put_byte(&w, alert);
-    tls_send(t, TLS_ALERT, &w);
+    tls_content(t);
+    put_byte(&t->w, alert == ALERT_CLOSE_NOTIFY ? 1 : 2);
+    put_byte(&t->w, alert);
+    tls_send(t, TLS_ALERT);
 }
 
 /* ---- transcript and key schedule: RFC 8446 sections 4.4.1 and 7.1 ---- */
@@ -4811,25 +4874,32 @@ static void tls_transcribe(tls *t, str message)
     hash_add(&t->transcript[t->hash], message);
 }
 
-/* The hash of all so far; the transcript goes on. */
-static void tls_digest(const tls *t, u8 out[HASH_MAX])
+/* The hash of all so far, to t->digest; the transcript goes on. */
+static void tls_digest(tls *t)
 {
     hash fork = t->transcript[t->hash];
-    hash_end(&fork, out);
+    hash_end(&fork, t->digest);
 }
 
-static void tls_expand(const tls *t, const u8 *secret, str label, u8 *out, iz n)
+/* HKDF-Expand-Label. */
+static void tls_expand(const tls *t, const u8 *secret, const char *label, str context, u8 *out,
+                       iz n)
 {
-    hkdf_expand_label(t->hash, tls_secret(t, secret), label, S(""), out, n);
+    hkdf_expand_label(t->hash, tls_secret(t, secret), str_of_array(label, LABEL_MAX), context, out,
+                      n);
+}
+
+/* From the current secret, with t->digest. */
+static void tls_expand_digest(const tls *t, const char *label, u8 out[HASH_MAX])
+{
+    tls_expand(t, t->secret, label, tls_secret(t, t->digest), out, hash_size(t->hash));
 }
 
 /* Derive-Secret of the current secret and the transcript so far. */
-static void tls_derive(const tls *t, str label, u8 out[HASH_MAX])
+static void tls_derive(tls *t, const char *label, u8 out[HASH_MAX])
 {
-    u8 digest[HASH_MAX];
-    tls_digest(t, digest);
-    hkdf_expand_label(t->hash, tls_secret(t, t->secret), label, tls_secret(t, digest), out,
-                      hash_size(t->hash));
+    tls_digest(t);
+    tls_expand_digest(t, label, out);
 }
 
 /* The early secret: of a PSK, or of zeros as long as a hash where there is none. */
@@ -4842,10 +4912,9 @@ static void tls_schedule_start(tls *t, const u8 psk[HASH_MAX])
  * zeros. */
 static void tls_schedule_next(tls *t, str input)
 {
-    u8 digest[HASH_MAX], salt[HASH_MAX];
-    hash_of(t->hash, S(""), digest);
-    hkdf_expand_label(t->hash, tls_secret(t, t->secret), S("derived"), tls_secret(t, digest), salt,
-                      hash_size(t->hash));
+    u8 salt[HASH_MAX];
+    hash_of(t->hash, S(""), t->digest);
+    tls_expand_digest(t, "derived", salt);
     hkdf_extract(t->hash, tls_secret(t, salt), input, t->secret);
     wipe(salt, HASH_MAX);
 }
@@ -4854,10 +4923,10 @@ static void tls_schedule_next(tls *t, str input)
 static void tls_set_keys(const tls *t, tls_keys *k, u8 secret[HASH_MAX])
 {
     u8 key[32];
-    copy(k->secret, secret, hash_size(t->hash));
+    copy(k->secret, secret, HASH_MAX);
     wipe(secret, HASH_MAX);
-    tls_expand(t, k->secret, S("key"), key, aead_key_size(t->cipher));
-    tls_expand(t, k->secret, S("iv"), k->iv, AEAD_NONCE);
+    tls_expand(t, k->secret, "key", S(""), key, aead_key_size(t->cipher));
+    tls_expand(t, k->secret, "iv", S(""), k->iv, AEAD_NONCE);
     aead_init(&k->key, t->cipher, key);
     wipe(key, 32);
     k->sequence = 0;
@@ -4868,16 +4937,16 @@ static void tls_set_keys(const tls *t, tls_keys *k, u8 secret[HASH_MAX])
 static void tls_next_keys(const tls *t, tls_keys *k)
 {
     u8 secret[HASH_MAX];
-    tls_expand(t, k->secret, S("traffic upd"), secret, hash_size(t->hash));
+    tls_expand(t, k->secret, "traffic upd", S(""), secret, hash_size(t->hash));
     tls_set_keys(t, k, secret);
 }
 
-/* verify_data of the side whose keys these are, over a transcript hash: section 4.4.4. */
-static void tls_verify_data(const tls *t, const tls_keys *k, const u8 *digest, u8 out[HASH_MAX])
+/* verify_data of the side whose keys these are, over t->digest: section 4.4.4. */
+static void tls_verify_data(const tls *t, const tls_keys *k, u8 out[HASH_MAX])
 {
     u8 key[HASH_MAX];
-    tls_expand(t, k->secret, S("finished"), key, hash_size(t->hash));
-    hmac(t->hash, tls_secret(t, key), tls_secret(t, digest), out);
+    tls_expand(t, k->secret, "finished", S(""), key, hash_size(t->hash));
+    hmac(t->hash, tls_secret(t, key), tls_secret(t, t->digest), out);
     wipe(key, HASH_MAX);
 }
 
@@ -4896,63 +4965,63 @@ static const char tls_fixed_extensions[] =
     "\0\x2b\0\x03\x02\x03\x04"       /* supported_versions: TLS 1.3 */
     "\0\x2d\0\x02\x01\x01";          /* psk_key_exchange_modes: psk_dhe_ke, for tickets */
 
-static void tls_put_server_name(tls *t, writer *w)
+/* An extension of one vector, or of one that holds a single item of the kind `kind` (of `width`
+ * bytes) and a vector. */
+static void tls_put_extension(tls *t, u32 type, u32 kind, iz width, str value)
 {
-    put_be(w, EXT_SERVER_NAME, 2);
-    put_be(w, (u64)t->host.len + 5, 2);
-    put_be(w, (u64)t->host.len + 3, 2);
-    put_byte(w, 0); /* host_name */
-    put_be(w, (u64)t->host.len, 2);
-    put(w, t->host);
+    writer *w = &t->w;
+    put_be(w, type, 2);
+    if (width) {
+        put_be(w, (u64)(value.len + 4 + width), 2);
+        put_be(w, (u64)(value.len + 2 + width), 2);
+    } else
+        put_be(w, (u64)value.len + 2, 2);
+    put_be(w, kind, width);
+    put_be(w, (u64)value.len, 2);
+    put(w, value);
 }
 
-static void tls_put_key_share(tls *t, writer *w)
+/* Puts the number of bytes from `start` on into the two before it. */
+static void tls_put_length(writer *w, iz start)
 {
+    iz n = w->len - start;
+    w->buf[start - 2] = (u8)(n >> 8);
+    w->buf[start - 1] = (u8)n;
+}
+
+/* The first ClientHello, or the second with the cookie that was asked for, if any. Its length and
+ * that of its extensions are filled in at the end. */
+static void tls_client_hello(tls *t)
+{
+    tls_content(t);
+    writer *w = &t->w;
     u8 share[65];
-    iz n = t->group == TLS_X25519 ? 32 : 65;
+    str key = {share, t->group == TLS_X25519 ? 32 : 65};
+    w->cap -= w->cap < TLS_OUT_RESERVE ? w->cap : TLS_OUT_RESERVE;
     if (t->group == TLS_X25519)
         x25519_public(share, t->entropy.x25519_secret);
-    else if (!w->error)
+    else
         w->error = p256_public(share, t->entropy.p256_secret);
-    put_be(w, EXT_KEY_SHARE, 2);
-    put_be(w, (u64)n + 6, 2);
-    put_be(w, (u64)n + 4, 2);
-    put_be(w, t->group, 2);
-    put_be(w, (u64)n, 2);
-    put(w, (str){share, n});
-}
-
-/* The first ClientHello, or the second with the cookie that was asked for, if any. */
-static void tls_client_hello(tls *t, str cookie)
-{
-    writer w = tls_content(t);
-    w.cap -= w.cap < TLS_OUT_RESERVE ? w.cap : TLS_OUT_RESERVE;
-    put_byte(&w, TLS_CLIENT_HELLO);
-    iz body = tls_vector_start(&w, 3);
-    put_be(&w, TLS_LEGACY_VERSION, 2);
-    put(&w, (str){t->entropy.random, 32});
-    put_byte(&w, 32);
-    put(&w, (str){t->entropy.session_id, 32});
-    put(&w, t->aes ? S("\0\6\x13\x01\x13\x03\x13\x02") : S("\0\2\x13\x03"));
-    put(&w, S("\1\0")); /* null compression */
-    iz extensions = tls_vector_start(&w, 2);
+    put(w, S("\1\0\0\0\3\3"));
+    put(w, (str){t->entropy.random, 32});
+    put_byte(w, 32);
+    put(w, (str){t->entropy.session_id, 32});
+    put(w, t->aes ? S("\0\6\x13\x01\x13\x03\x13\x02") : S("\0\2\x13\x03"));
+    put(w, S("\1\0\0\0")); /* null compression */
+    iz start = w->len;
     if (t->named)
-        tls_put_server_name(t, &w);
-    put(&w, (str){(const u8 *)tls_fixed_extensions, (iz)sizeof tls_fixed_extensions - 1});
-    if (cookie.len) {
-        put_be(&w, EXT_COOKIE, 2);
-        put_be(&w, (u64)cookie.len + 2, 2);
-        put_be(&w, (u64)cookie.len, 2);
-        put(&w, cookie);
+        tls_put_extension(t, EXT_SERVER_NAME, 0 /* host_name */, 1, t->host);
+    put(w, (str){(const u8 *)tls_fixed_extensions, (iz)sizeof tls_fixed_extensions - 1});
+    if (t->cookie.len)
+        tls_put_extension(t, EXT_COOKIE, 0, 0, t->cookie);
+    tls_put_extension(t, EXT_KEY_SHARE, t->group, 2, key);
+    if (!w->error) {
+        tls_put_length(w, start);
+        tls_put_length(w, 4);
+        hash_add(&t->transcript[SHA256], written(w));
+        hash_add(&t->transcript[SHA384], written(w));
     }
-    tls_put_key_share(t, &w);
-    tls_vector_end(&w, 2, extensions);
-    tls_vector_end(&w, 3, body);
-    if (!w.error) {
-        hash_add(&t->transcript[SHA256], written(&w));
-        hash_add(&t->transcript[SHA384], written(&w));
-    }
-    tls_send(t, TLS_HANDSHAKE, &w);
+    tls_send(t, TLS_HANDSHAKE);
 }
 
 /* ---- extensions of the server: RFC 8446 section 4.2 ---- */
@@ -4976,44 +5045,88 @@ static const struct {
     {EXT_SIGNATURE_ALGORITHMS_CERT, 0, IN_REQUEST},
     {EXT_KEY_SHARE, 1, IN_HELLO | IN_RETRY},
 };
+enum { HAD_SIGNATURE_ALGORITHMS = 1 << 2, HAD_KEY_SHARE = 1 << 9 }; /* bits of t->had */
 
 /* Known but misplaced: illegal_parameter. Not asked for: unsupported_extension. What is not known
  * is passed over in the messages that ask (sections 4.3.2 and 4.6.1). */
-static void tls_check_extension(tls *t, u16 type, u8 place)
+static void tls_check_extension(tls *t, u32 type, u8 place)
 {
-    b32 asks = place == IN_REQUEST || place == IN_TICKET, good = asks;
+    b32 asks = place >= IN_REQUEST, good = asks;
     for (iz i = 0; i < countof(tls_known); i++)
         if (tls_known[i].type == type) {
-            b32 sent = tls_known[i].sent && (type != EXT_SERVER_NAME || t->named);
-            good = (tls_known[i].places & place) && (sent || asks);
-            tls_legal(t, good || !(sent || asks), E_TlsExtensionPlace);
+            good = asks || (tls_known[i].sent && (type || t->named)); /* server_name is type 0 */
+            if (good)
+                tls_legal(t, tls_known[i].places & place, E_TlsExtensionPlace);
+            t->had |= 1u << i;
         }
     tls_require(t, good, E_TlsExtensionUnasked, ALERT_UNSUPPORTED_EXTENSION);
 }
 
-typedef struct {
-    reader block, body; /* body: of the current extension */
-    u8 place;
-    u16 type, seen[TLS_EXTENSIONS_MAX];
-    iz count;
-} tls_extensions;
-
-/* The next extension of a block, checked for its place and for being the only one; or false. */
-static b32 tls_next_extension(tls *t, tls_extensions *x)
+/* What an extension in its place says. Lists of groups and schemes are of no interest beyond their
+ * form: items of two bytes, at least one. */
+static void tls_extension(tls *t, u32 type, u8 place)
 {
-    if (t->error || !reader_left(&x->block))
-        return 0;
-    x->type = (u16)read_be(&x->block, 2);
-    x->body = tls_vector(&x->block, 2, 0);
-    if (!tls_require(t, !x->block.error, E_TlsMessageForm, ALERT_DECODE_ERROR))
-        return 0;
-    b32 first = x->count < TLS_EXTENSIONS_MAX;
-    for (iz i = 0; i < x->count; i++)
-        first = first && x->seen[i] != x->type;
-    if (tls_legal(t, first, E_TlsExtensionTwice))
-        x->seen[x->count++] = x->type;
-    tls_check_extension(t, x->type, x->place);
-    return !t->error;
+    const u8 *end;
+    b32 good;
+    switch (type) {
+    case EXT_SERVER_NAME: /* empty */
+        break;
+    case EXT_SUPPORTED_GROUPS:
+    case EXT_SIGNATURE_ALGORITHMS:
+    case EXT_SIGNATURE_ALGORITHMS_CERT:
+        good = tls_bytes(t, 2, 2).len % 2 == 0;
+        tls_require(t, good, E_TlsMessageForm, ALERT_DECODE_ERROR);
+        break;
+    case EXT_ALPN:
+        end = tls_enter(t, 2, 2);
+        good = str_eq(tls_bytes(t, 1, 1), S("http/1.1"));
+        tls_leave(t, end);
+        if (tls_whole(t))
+            tls_legal(t, good, E_TlsAlpn);
+        break;
+    case EXT_EARLY_DATA:
+        tls_number(t, 4);
+        break;
+    case EXT_SUPPORTED_VERSIONS:
+        good = tls_number(t, 2) == TLS_VERSION;
+        tls_legal(t, good, E_TlsHelloVersion);
+        break;
+    case EXT_COOKIE:
+        t->cookie = tls_bytes(t, 2, 1);
+        break;
+    case EXT_KEY_SHARE:
+        t->share_group = (u16)tls_number(t, 2);
+        if (place == IN_HELLO)
+            t->share = tls_bytes(t, 2, 1);
+        break;
+    default:
+        t->r.at = t->r.end;
+    }
+    tls_whole(t);
+}
+
+/* A block of extensions, each checked for its place and for being the only one. */
+static void tls_extensions(tls *t, u8 place, iz least)
+{
+    u16 seen[TLS_EXTENSIONS_MAX];
+    iz count = 0;
+    const u8 *block_end = tls_enter(t, 2, least);
+    t->had = 0;
+    while (!t->error && reader_left(&t->r)) {
+        u16 type = (u16)tls_number(t, 2);
+        const u8 *end = tls_enter(t, 2, 0);
+        iz i = 0;
+        while (i < count && seen[i] != type)
+            i++;
+        if (tls_legal(t, i == count && i < TLS_EXTENSIONS_MAX, E_TlsExtensionTwice)) {
+            seen[count++] = type;
+            tls_check_extension(t, type, place);
+        }
+        if (!t->error)
+            tls_extension(t, type, place);
+        tls_leave(t, end);
+    }
+    tls_leave(t, block_end);
 }
 
 /* ---- ServerHello and HelloRetryRequest: RFC 8446 sections 4.1.3, 4.1.4 ---- */
@@ -5024,24 +5137,31 @@ static const char tls_retry_random[] =
     "\xc2\xa2\x11\x16\x7a\xbb\x8c\x5e\x07\x9e\x09\xe2\xc8\xa8\x33\x9c";
 
 /* Whether a ServerHello is one of TLS 1.3: looked at before all else, as an older one may differ in
- * anything. A server that could have spoken TLS 1.3 marks the random of an older hello. */
-static b32 tls_is_current(tls *t, reader block, str random)
+ * anything, and have no extensions at all. A server that could have spoken TLS 1.3 marks the random
+ * of an older hello. */
+static void tls_check_current(tls *t, str random)
 {
-    while (reader_left(&block)) {
-        u64 type = read_be(&block, 2);
-        tls_vector(&block, 2, 0);
-        if (type == EXT_SUPPORTED_VERSIONS && !block.error)
-            return 1;
+    reader extensions = t->r;
+    if (reader_left(&t->r))
+        tls_enter(t, 2, 0);
+    b32 framed = t->r.end == extensions.end;
+    tls_require(t, framed, E_TlsMessageForm, ALERT_DECODE_ERROR);
+    while (!t->error && reader_left(&t->r)) {
+        u32 type = tls_number(t, 2);
+        tls_bytes(t, 2, 0);
+        if (type == EXT_SUPPORTED_VERSIONS && !t->error) {
+            t->r = extensions;
+            return;
+        }
     }
-    if (!tls_whole(t, &block))
-        return 0;
+    if (t->error)
+        return;
     b32 marked = str_eq(str_span(random, 24, 31), S("DOWNGRD")) && random.ptr[31] <= 1;
     tls_legal(t, !marked, E_TlsDowngrade);
     tls_fail(t, E_TlsVersion, ALERT_PROTOCOL_VERSION);
-    return 0;
 }
 
-static void tls_choose_suite(tls *t, u16 suite)
+static void tls_choose_suite(tls *t, u32 suite)
 {
     static const struct {
         u16 suite;
@@ -5054,7 +5174,7 @@ static void tls_choose_suite(tls *t, u16 suite)
     for (iz i = 0; i < countof(suites); i++)
         if (suites[i].suite == suite && (t->aes || suites[i].cipher == CHACHA20_POLY1305) &&
             (!t->retried || t->suite == suite)) {
-            t->suite = suite;
+            t->suite = suites[i].suite;
             t->hash = (hash_id)suites[i].hash;
             t->cipher = (aead_id)suites[i].cipher;
             return;
@@ -5062,157 +5182,100 @@ static void tls_choose_suite(tls *t, u16 suite)
     tls_legal(t, 0, E_TlsSuite);
 }
 
-/* What the extensions of a ServerHello or HelloRetryRequest say. */
-typedef struct {
-    b32 key_share;
-    u16 group;
-    str share, cookie;
-} tls_hello;
-
-static void tls_hello_extensions(tls *t, reader block, b32 retry, tls_hello *h)
-{
-    tls_extensions x = {.block = block, .place = retry ? IN_RETRY : IN_HELLO};
-    while (tls_next_extension(t, &x)) {
-        if (x.type == EXT_SUPPORTED_VERSIONS) {
-            b32 same = read_be(&x.body, 2) == TLS_VERSION || x.body.error;
-            tls_legal(t, same, E_TlsHelloVersion);
-        } else if (x.type == EXT_COOKIE)
-            h->cookie = tls_bytes(&x.body, 2, 1);
-        else {
-            h->key_share = 1;
-            h->group = (u16)read_be(&x.body, 2);
-            if (!retry)
-                h->share = tls_bytes(&x.body, 2, 1);
-        }
-        tls_whole(t, &x.body);
-    }
-}
-
 /* In the transcript the first ClientHello is replaced by its hash: section 4.4.1. */
 static void tls_restart_transcript(tls *t, str retry_request)
 {
-    u8 digest[HASH_MAX], n = (u8)hash_size(t->hash);
     hash *transcript = &t->transcript[t->hash];
-    hash_end(transcript, digest);
+    u8 head[4] = {TLS_MESSAGE_HASH, 0, 0, (u8)hash_size(t->hash)};
+    hash_end(transcript, t->digest);
     hash_init(transcript, t->hash);
-    hash_add(transcript, (str){(u8[4]){TLS_MESSAGE_HASH, 0, 0, n}, 4});
-    hash_add(transcript, (str){digest, n});
+    hash_add(transcript, (str){head, 4});
+    hash_add(transcript, tls_secret(t, t->digest));
     hash_add(transcript, retry_request);
 }
 
 /* A HelloRetryRequest must ask for something new: the other group, a cookie to be returned. */
-static void tls_retry(tls *t, str message, const tls_hello *h)
+static void tls_retry(tls *t, str message)
 {
-    b32 other = !h->key_share || h->group == TLS_SECP256R1;
+    b32 key_share = (t->had & HAD_KEY_SHARE) != 0;
+    b32 other = !key_share || t->share_group == TLS_SECP256R1;
     tls_legal(t, other, E_TlsGroup);
-    tls_legal(t, h->key_share || h->cookie.len, E_TlsRetry);
+    tls_legal(t, key_share || t->cookie.len, E_TlsRetry);
     if (t->error)
         return;
     tls_restart_transcript(t, message);
     t->retried = 1;
-    if (h->key_share)
-        t->group = h->group;
+    if (key_share)
+        t->group = t->share_group;
     tls_send_ccs(t);
-    tls_client_hello(t, h->cookie);
+    tls_client_hello(t);
 }
 
 /* A ServerHello: the shared secret, and from it the handshake keys of both sides. */
-static void tls_agree(tls *t, str message, const tls_hello *h)
+static void tls_agree(tls *t, str message)
 {
-    b32 fits = h->group == t->group && h->share.len == (t->group == TLS_X25519 ? 32 : 65);
-    tls_require(t, h->key_share, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION);
+    b32 x = t->group == TLS_X25519;
+    b32 fits = t->share_group == t->group && t->share.len == (x ? 32 : 65);
+    u8 shared[32], secret[HASH_MAX] = {0};
+    tls_require(t, t->had & HAD_KEY_SHARE, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION);
     if (!tls_legal(t, fits, E_TlsGroup))
         return;
-    u8 shared[32], client[HASH_MAX], server[HASH_MAX];
-    err error = t->group == TLS_X25519 ? x25519(shared, t->entropy.x25519_secret, h->share.ptr)
-                                       : p256_ecdh(shared, t->entropy.p256_secret, h->share);
+    err error = x ? x25519(shared, t->entropy.x25519_secret, t->share.ptr)
+                  : p256_ecdh(shared, t->entropy.p256_secret, t->share);
     if (tls_legal(t, !error, error)) {
         tls_transcribe(t, message);
-        tls_schedule_start(t, (u8[HASH_MAX]){0});
+        tls_schedule_start(t, secret);
         tls_schedule_next(t, (str){shared, 32});
-        tls_derive(t, S("c hs traffic"), client);
-        tls_derive(t, S("s hs traffic"), server);
-        tls_set_keys(t, &t->send, client);
-        tls_set_keys(t, &t->receive, server);
+        tls_derive(t, "c hs traffic", secret);
+        tls_set_keys(t, &t->send, secret);
+        tls_derive(t, "s hs traffic", secret);
+        tls_set_keys(t, &t->receive, secret);
         wipe(&t->entropy, (iz)sizeof t->entropy);
-        t->state = TLS_WAIT_ENCRYPTED_EXTENSIONS;
     }
     wipe(shared, 32);
 }
 
-static void tls_server_hello(tls *t, str message, reader r)
+static void tls_server_hello(tls *t, str message)
 {
-    u64 version = read_be(&r, 2);
-    str random = read_bytes(&r, 32);
-    str echo = tls_bytes(&r, 1, 0);
-    u16 suite = (u16)read_be(&r, 2);
-    u64 compression = read_be(&r, 1);
-    reader block = reader_left(&r) ? tls_vector(&r, 2, 0) : r; /* before 1.3 there may be none */
-    if (!tls_whole(t, &r) || !tls_is_current(t, block, random))
+    u32 version = tls_number(t, 2);
+    str random = tls_take(t, 32);
+    b32 echoed = str_eq(tls_bytes(t, 1, 0), (str){t->entropy.session_id, 32});
+    u32 suite = tls_number(t, 2);
+    echoed &= !tls_number(t, 1); /* compression */
+    tls_check_current(t, random);
+    if (t->error)
         return;
     b32 retry = str_eq(random, (str){(const u8 *)tls_retry_random, 32});
-    b32 echoed = str_eq(echo, (str){t->entropy.session_id, 32}) && !compression;
     tls_expected(t, !retry || !t->retried, E_TlsRetry);
     tls_legal(t, version == TLS_LEGACY_VERSION, E_TlsHelloVersion);
     tls_legal(t, echoed, E_TlsHelloEcho);
     tls_choose_suite(t, suite);
-    tls_hello h = {0};
-    tls_hello_extensions(t, block, retry, &h);
-    if (t->error)
+    tls_extensions(t, retry ? IN_RETRY : IN_HELLO, 0);
+    if (!tls_whole(t))
         return;
     if (retry)
-        tls_retry(t, message, &h);
+        tls_retry(t, message);
     else
-        tls_agree(t, message, &h);
+        tls_agree(t, message);
 }
 
 /* ---- the server's flight: RFC 8446 sections 4.3, 4.4 ---- */
 
-static void tls_encrypted_extensions(tls *t, reader r)
-{
-    tls_extensions x = {.block = tls_vector(&r, 2, 0), .place = IN_ENCRYPTED};
-    if (!tls_whole(t, &r))
-        return;
-    while (tls_next_extension(t, &x)) {
-        if (x.type == EXT_SUPPORTED_GROUPS)
-            tls_check_list(t, &x.body);
-        else if (x.type == EXT_ALPN) {
-            reader list = tls_vector(&x.body, 2, 2);
-            str chosen = tls_bytes(&list, 1, 1);
-            if (tls_whole(t, &list) && tls_whole(t, &x.body))
-                tls_legal(t, str_eq(chosen, S("http/1.1")), E_TlsAlpn);
-        } else
-            tls_whole(t, &x.body); /* server_name: empty */
-    }
-    if (!t->error)
-        t->state = TLS_WAIT_CERTIFICATE_OR_REQUEST;
-}
-
 /* certificate_request_context: empty in every handshake (sections 4.3.2, 4.4.2), hence also in the
  * answer to the request. */
-static void tls_check_context(tls *t, reader *r)
+static void tls_check_context(tls *t)
 {
-    str context = tls_bytes(r, 1, 0);
-    tls_legal(t, !context.len, E_TlsRequestContext);
+    tls_legal(t, !tls_bytes(t, 1, 0).len, E_TlsRequestContext);
 }
 
 /* Who may sign and how is for clients that have a certificate; only the form is checked. */
-static void tls_certificate_request(tls *t, reader r)
+static void tls_certificate_request(tls *t)
 {
-    tls_check_context(t, &r);
-    tls_extensions x = {.block = tls_vector(&r, 2, 2), .place = IN_REQUEST};
-    if (!tls_whole(t, &r))
-        return;
-    b32 schemes = 0;
-    while (tls_next_extension(t, &x)) {
-        schemes = schemes || x.type == EXT_SIGNATURE_ALGORITHMS;
-        if (x.type == EXT_SIGNATURE_ALGORITHMS || x.type == EXT_SIGNATURE_ALGORITHMS_CERT)
-            tls_check_list(t, &x.body);
-    }
-    if (!tls_require(t, schemes, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION))
-        return;
+    tls_check_context(t);
+    tls_extensions(t, IN_REQUEST, 2);
+    b32 schemes = (t->had & HAD_SIGNATURE_ALGORITHMS) != 0;
+    tls_require(t, schemes, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION);
     t->certificate_requested = 1;
-    t->state = TLS_WAIT_CERTIFICATE;
 }
 
 /* The alert that tells the server what is wrong with its chain: section 6.2. */
@@ -5225,121 +5288,105 @@ static u8 tls_certificate_alert(err error)
     return error == E_CertIssuerUnknown ? ALERT_UNKNOWN_CA : ALERT_BAD_CERTIFICATE;
 }
 
-static void tls_certificate(tls *t, reader r)
+static void tls_certificate(tls *t)
 {
     str certs[TLS_CERTIFICATES_MAX];
     iz count = 0;
-    tls_check_context(t, &r);
-    reader list = tls_vector(&r, 3, 0);
-    if (!tls_whole(t, &r))
-        return;
-    while (reader_left(&list) && count < TLS_CERTIFICATES_MAX) {
-        certs[count++] = tls_bytes(&list, 3, 1);
-        tls_extensions x = {.block = tls_vector(&list, 2, 0), .place = IN_CERTIFICATE};
-        tls_next_extension(t, &x); /* there are none that would be in place */
+    tls_check_context(t);
+    const u8 *end = tls_enter(t, 3, 0);
+    while (reader_left(&t->r) && count < TLS_CERTIFICATES_MAX) {
+        certs[count++] = tls_bytes(t, 3, 1);
+        tls_extensions(t, IN_CERTIFICATE, 0); /* there are none that would be in place */
     }
     tls_require(t, count, E_TlsCertificateCount, ALERT_DECODE_ERROR);
-    tls_require(t, !reader_left(&list), E_TlsCertificateCount, ALERT_BAD_CERTIFICATE);
-    if (!tls_whole(t, &list))
+    tls_require(t, !reader_left(&t->r), E_TlsCertificateCount, ALERT_BAD_CERTIFICATE);
+    tls_leave(t, end);
+    if (!tls_whole(t))
         return;
     err error = x509_verify(certs, count, t->host, t->now, t->bundle, &t->leaf, &t->report);
-    if (!tls_require(t, !error, error, tls_certificate_alert(error)))
-        return;
+    tls_require(t, !error, error, tls_certificate_alert(error));
     t->kept = t->message_len;
-    t->state = TLS_WAIT_CERTIFICATE_VERIFY;
 }
 
 enum { TLS_SIGNED_MAX = 64 + 34 + HASH_MAX };
 
-/* What the server signs: a transcript hash, told apart from all else that its key may sign. */
-static str tls_signed_content(const tls *t, const u8 *digest, u8 buffer[TLS_SIGNED_MAX])
+/* What the server signs: t->digest, told apart from all else that its key may sign. */
+static str tls_signed_content(const tls *t, u8 buffer[TLS_SIGNED_MAX])
 {
     writer w = writer_of(buffer, TLS_SIGNED_MAX);
-    for (iz i = 0; i < 64; i++)
-        put_byte(&w, ' ');
+    memset(buffer, ' ', 64);
+    w.len = 64;
     put(&w, S("TLS 1.3, server CertificateVerify\0"));
-    put(&w, tls_secret(t, digest));
+    put(&w, tls_secret(t, t->digest));
     return written(&w);
 }
 
-/* `digest`: of the transcript before this message (section 4.4.3). */
-static void tls_certificate_verify(tls *t, reader r, const u8 *digest)
+/* t->digest: of the transcript before this message (section 4.4.3). */
+static void tls_certificate_verify(tls *t)
 {
     u8 buffer[TLS_SIGNED_MAX];
     sig_id id = SIG_WEAK;
-    u16 scheme = (u16)read_be(&r, 2);
-    str signature = tls_bytes(&r, 2, 0);
-    if (!tls_whole(t, &r))
+    u32 scheme = tls_number(t, 2);
+    str signature = tls_bytes(t, 2, 0);
+    if (!tls_whole(t))
         return;
     err error = sig_of_scheme(scheme, &t->leaf, &id);
     tls_require(t, error != E_CertKeyUsage, error, ALERT_BAD_CERTIFICATE);
     if (!tls_legal(t, !error, E_TlsScheme))
         return;
-    error = key_verify(&t->leaf, id, tls_signed_content(t, digest, buffer), signature);
-    if (!tls_require(t, !error, E_TlsCertificateVerify, ALERT_DECRYPT_ERROR))
-        return;
+    error = key_verify(&t->leaf, id, tls_signed_content(t, buffer), signature);
+    tls_require(t, !error, E_TlsCertificateVerify, ALERT_DECRYPT_ERROR);
     t->kept = 0;
-    t->state = TLS_WAIT_FINISHED;
 }
 
 /* The client's second flight, in one record, under the handshake keys. */
 static void tls_send_flight(tls *t)
 {
-    u8 digest[HASH_MAX], mine[HASH_MAX];
-    writer w = tls_content(t);
+    u8 mine[HASH_MAX];
+    tls_content(t);
     if (t->certificate_requested)
-        put(&w, S("\x0b\0\0\4\0\0\0\0")); /* Certificate: no context, no certificate */
-    tls_transcribe(t, written(&w));
-    tls_digest(t, digest);
-    tls_verify_data(t, &t->send, digest, mine);
-    iz start = w.len;
-    put_byte(&w, TLS_FINISHED);
-    put_be(&w, (u64)hash_size(t->hash), 3);
-    put(&w, tls_secret(t, mine));
-    tls_transcribe(t, str_span(written(&w), start, w.len));
-    tls_send(t, TLS_HANDSHAKE, &w);
+        put(&t->w, S("\x0b\0\0\4\0\0\0\0")); /* Certificate: no context, no certificate */
+    iz start = t->w.len;
+    tls_transcribe(t, written(&t->w));
+    tls_digest(t);
+    tls_verify_data(t, &t->send, mine);
+    put_be(&t->w, (u64)TLS_FINISHED << 24 | (u64)hash_size(t->hash), 4);
+    put(&t->w, tls_secret(t, mine));
+    tls_transcribe(t, str_from(written(&t->w), start));
+    tls_send(t, TLS_HANDSHAKE);
 }
 
-/* `digest`: of the transcript before this message, which by now holds it. */
-static void tls_finished(tls *t, reader r, const u8 *digest)
+/* t->digest: of the transcript before this message, which by now holds it. */
+static void tls_finished(tls *t)
 {
-    u8 theirs[HASH_MAX], client[HASH_MAX], server[HASH_MAX];
-    str data = read_bytes(&r, hash_size(t->hash));
-    if (!tls_whole(t, &r))
+    u8 theirs[HASH_MAX], client[HASH_MAX] = {0}, server[HASH_MAX];
+    str data = tls_take(t, hash_size(t->hash));
+    if (!tls_whole(t))
         return;
-    tls_verify_data(t, &t->receive, digest, theirs);
+    tls_verify_data(t, &t->receive, theirs);
     b32 same = ct_equal(data.ptr, theirs, data.len) != 0;
     if (!tls_require(t, same, E_TlsFinished, ALERT_DECRYPT_ERROR))
         return;
-    tls_schedule_next(t, tls_secret(t, (u8[HASH_MAX]){0}));
-    tls_derive(t, S("c ap traffic"), client);
-    tls_derive(t, S("s ap traffic"), server);
+    tls_schedule_next(t, tls_secret(t, client));
+    tls_derive(t, "c ap traffic", client);
+    tls_derive(t, "s ap traffic", server);
     tls_set_keys(t, &t->receive, server);
     tls_send_flight(t);
     tls_set_keys(t, &t->send, client);
     wipe(t->secret, (iz)sizeof t->secret);
-    if (!t->error)
-        t->state = TLS_CONNECTED;
 }
 
 /* ---- after the handshake: RFC 8446 section 4.6 ---- */
 
 /* The form is checked and the ticket dropped: there is no resumption. A lifetime of over 7 days is
  * the server's mistake, which the RFC has clients shorten rather than refuse. */
-static void tls_new_session_ticket(tls *t, reader r)
+static void tls_new_session_ticket(tls *t)
 {
-    read_be(&r, 4); /* ticket_lifetime */
-    read_be(&r, 4); /* ticket_age_add */
-    tls_vector(&r, 1, 0);
-    tls_vector(&r, 2, 1);
-    tls_extensions x = {.block = tls_vector(&r, 2, 0), .place = IN_TICKET};
-    if (!tls_whole(t, &r))
-        return;
-    while (tls_next_extension(t, &x))
-        if (x.type == EXT_EARLY_DATA) {
-            read_be(&x.body, 4);
-            tls_whole(t, &x.body);
-        }
+    tls_take(t, 8); /* ticket_lifetime, ticket_age_add */
+    tls_bytes(t, 1, 0);
+    tls_bytes(t, 2, 1);
+    tls_extensions(t, IN_TICKET, 0);
+    tls_whole(t);
     tls_count(t, &t->tickets, TLS_TICKETS_MAX);
 }
 
@@ -5350,19 +5397,19 @@ static void tls_send_update(tls *t)
         TLS_OUT_MAX - t->out_len < TLS_OUT_RESERVE)
         return;
     t->update_owed = 0;
-    writer w = tls_content(t);
-    put(&w, S("\x18\0\0\1\0")); /* update_not_requested */
-    tls_send(t, TLS_HANDSHAKE, &w);
+    tls_content(t);
+    put(&t->w, S("\x18\0\0\1\0")); /* update_not_requested */
+    tls_send(t, TLS_HANDSHAKE);
     tls_next_keys(t, &t->send);
 }
 
-static void tls_key_update(tls *t, reader r)
+static void tls_key_update(tls *t)
 {
-    u64 request = read_be(&r, 1);
-    if (!tls_whole(t, &r) || !tls_legal(t, request <= 1, E_TlsKeyUpdate))
+    u32 request = tls_number(t, 1);
+    if (!tls_whole(t) || !tls_legal(t, request <= 1, E_TlsKeyUpdate))
         return;
     tls_next_keys(t, &t->receive);
-    t->update_owed = t->update_owed || request;
+    t->update_owed |= request;
     tls_count(t, &t->updates, TLS_UPDATES_MAX);
 }
 
@@ -5379,71 +5426,83 @@ static const u8 tls_awaited[][2] = {
     [TLS_CONNECTED] = {TLS_NEW_SESSION_TICKET, TLS_KEY_UPDATE},
 };
 
-/* One whole message. `last`: it ends with its record, as it must before a change of keys. */
+/* One whole message. `last`: it ends with its record, as it must before a change of keys. The state
+ * changes only here, after a message without fault. */
 static void tls_message(tls *t, str message, b32 last)
 {
-    u8 type = message.ptr[0], digest[HASH_MAX];
-    reader r = reader_of(str_span(message, 4, message.len));
-    last = last || (type != TLS_SERVER_HELLO && type != TLS_FINISHED && type != TLS_KEY_UPDATE);
+    u8 type = message.ptr[0];
+    tls_state next = t->state;
+    last |= type != TLS_SERVER_HELLO && type != TLS_FINISHED && type != TLS_KEY_UPDATE;
     if (!tls_expected(t, last, E_TlsKeyChange))
         return;
-    if (t->state != TLS_WAIT_SERVER_HELLO && t->state != TLS_CONNECTED) {
-        tls_digest(t, digest);
+    if (next != TLS_WAIT_SERVER_HELLO && next != TLS_CONNECTED) {
+        tls_digest(t);
         tls_transcribe(t, message);
     }
+    t->r = reader_of(str_from(message, 4));
     switch (type) {
     case TLS_SERVER_HELLO:
-        tls_server_hello(t, message, r);
+        tls_server_hello(t, message);
+        if (t->receive.on)
+            next = TLS_WAIT_ENCRYPTED_EXTENSIONS;
         break;
     case TLS_ENCRYPTED_EXTENSIONS:
-        tls_encrypted_extensions(t, r);
+        tls_extensions(t, IN_ENCRYPTED, 0);
+        next = TLS_WAIT_CERTIFICATE_OR_REQUEST;
         break;
     case TLS_CERTIFICATE_REQUEST:
-        tls_certificate_request(t, r);
+        tls_certificate_request(t);
+        next = TLS_WAIT_CERTIFICATE;
         break;
     case TLS_CERTIFICATE:
-        tls_certificate(t, r);
+        tls_certificate(t);
+        next = TLS_WAIT_CERTIFICATE_VERIFY;
         break;
     case TLS_CERTIFICATE_VERIFY:
-        tls_certificate_verify(t, r, digest);
+        tls_certificate_verify(t);
+        next = TLS_WAIT_FINISHED;
         break;
     case TLS_FINISHED:
-        tls_finished(t, r, digest);
+        tls_finished(t);
+        next = TLS_CONNECTED;
         break;
     case TLS_NEW_SESSION_TICKET:
-        tls_new_session_ticket(t, r);
+        tls_new_session_ticket(t);
         break;
     case TLS_KEY_UPDATE:
-        tls_key_update(t, r);
+        tls_key_update(t);
         break;
     default:
         invariant(0);
     }
+    if (tls_whole(t))
+        t->state = next;
 }
 
-/* The size of a message by its header, or of the header as long as that is not whole. */
-static iz tls_message_size(const u8 *m, iz there)
+/* A message's size with its header. */
+static iz tls_message_size(const u8 *m)
 {
-    return there < 4 ? 4 : 4 + ((iz)m[1] << 16 | (iz)m[2] << 8 | (iz)m[3]);
+    return 4 + (iz)tls_be((str){m + 1, 3});
 }
 
-/* Handshake bytes of one record: parts of messages, or several. */
+/* Handshake bytes of one record: parts of messages, or several. A message's type and size are
+ * judged as soon as its header is whole. */
 static void tls_handshake(tls *t, str content)
 {
     while (content.len && !t->error) {
         u8 *m = t->message + t->kept;
-        iz n = tls_message_size(m, t->message_len) - t->message_len;
+        b32 headed = t->message_len >= 4;
+        iz size = headed ? tls_message_size(m) : 4, n = size - t->message_len;
         n = n < content.len ? n : content.len;
         copy(m + t->message_len, content.ptr, n);
         t->message_len += n;
-        content = str_span(content, n, content.len);
+        content = str_from(content, n);
         if (t->message_len < 4)
             return;
-        iz size = tls_message_size(m, t->message_len);
+        size = tls_message_size(m);
         b32 awaited = m[0] == tls_awaited[t->state][0] || m[0] == tls_awaited[t->state][1];
-        b32 fits = size <= TLS_MESSAGE_MAX - t->kept;
         tls_expected(t, awaited, E_TlsMessageOrder);
-        tls_legal(t, fits, E_TlsMessageSize);
+        tls_legal(t, size <= TLS_MESSAGE_MAX - t->kept, E_TlsMessageSize);
         if (!t->error && t->message_len == size) {
             tls_message(t, (str){m, size}, !content.len);
             t->message_len = 0;
@@ -5505,14 +5564,12 @@ static void tls_ccs(tls *t, str content)
 /* Opens a protected record of n bytes behind its header; gives its content and type. */
 static str tls_open(tls *t, u8 *header, iz n, u8 *type)
 {
-    u8 nonce[AEAD_NONCE];
     str content = {header + 5, n - AEAD_TAG};
     tls_require(t, t->receive.sequence < TLS_RECORDS, E_TlsRecordCount, ALERT_INTERNAL_ERROR);
     if (!tls_require(t, content.len >= 0, E_AeadTag, ALERT_BAD_RECORD_MAC))
         return content;
-    tls_nonce(&t->receive, nonce);
-    err error = aead_open(&t->receive.key, nonce, (str){header, 5}, header + 5, content.len,
-                          header + 5 + content.len);
+    err error = aead_open(&t->receive.key, tls_nonce(&t->receive), (str){header, 5}, header + 5,
+                          content.len, header + n - AEAD_TAG + 5);
     t->receive.sequence++;
     tls_require(t, !error, error, ALERT_BAD_RECORD_MAC);
     b32 fits = content.len <= TLS_PLAIN_MAX + 1;
@@ -5535,7 +5592,7 @@ static b32 tls_record(tls *t)
     iz there = t->in_len - t->in_at, n;
     if (there < 5)
         return 0;
-    n = (iz)header[3] << 8 | (iz)header[4];
+    n = (iz)tls_be((str){header + 3, 2});
     b32 sealed = t->receive.on && type != TLS_CCS;
     b32 known = sealed ? type == TLS_APPLICATION_DATA : type >= TLS_CCS && type <= TLS_HANDSHAKE;
     b32 fits = n <= (sealed ? TLS_SEALED_MAX : TLS_PLAIN_MAX);
@@ -5590,7 +5647,7 @@ static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, b32
     t->group = TLS_X25519;
     hash_init(&t->transcript[SHA256], SHA256);
     hash_init(&t->transcript[SHA384], SHA384);
-    tls_client_hello(t, S(""));
+    tls_client_hello(t);
     t->out[2] = 1; /* the first record's version is that of TLS 1.0: section 5.1 */
 }
 
@@ -5664,12 +5721,12 @@ static iz tls_write(tls *t, str data)
     tls_send_update(t);
     if (!tls_ready(t) || t->update_owed)
         return 0;
-    writer w = tls_content(t);
-    iz n = w.cap - TLS_OUT_RESERVE < data.len ? w.cap - TLS_OUT_RESERVE : data.len;
+    tls_content(t);
+    iz n = t->w.cap - TLS_OUT_RESERVE < data.len ? t->w.cap - TLS_OUT_RESERVE : data.len;
     if (n <= 0)
         return 0;
-    put(&w, str_span(data, 0, n));
-    tls_send(t, TLS_APPLICATION_DATA, &w);
+    put(&t->w, str_span(data, 0, n));
+    tls_send(t, TLS_APPLICATION_DATA);
     return n;
 }
 

@@ -3963,13 +3963,13 @@ static void test_x509_der_forms(void)
         {'k', "2305 03030000aa", E_DerMalformed, "constructed bit string"},
     };
     for (iz i = 0; i < countof(rows); i++) {
-        u8 buf[32], tag;
+        u8 buf[32];
         writer w = writer_of(buf, countof(buf));
         put_hex(&w, rows[i].hex);
         reader r = reader_of(written(&w));
         switch (rows[i].kind) {
         case 'x':
-            der_any(&r, &tag);
+            der_item(&r, DER_ANY);
             break;
         case 'o':
             der_item(&r, DER_OCTET_STRING);
@@ -3994,12 +3994,13 @@ static void test_x509_der_forms(void)
         check_row(__LINE__, E_None, reader_left(&r) ? E_Truncated : E_None, rows[i].what);
     }
     reader r = reader_of(S("\x02\x02\0\xff\x02\1\0"));
-    CHECK(str_eq(der_unsigned(&r), S("\xff")) && str_eq(der_unsigned(&r), S("\0")) && der_done(&r));
+    CHECK(str_eq(der_unsigned(&r), S("\xff")) && str_eq(der_unsigned(&r), S("\0")) &&
+          (!r.error && !reader_left(&r)));
     r = reader_of(S("\2\1\5"));
     CHECK(!der_flag(&r) && reader_left(&r) == 3 && !r.error);
     r = reader_of(S("\x30\3\2\1\5"));
-    reader inner = der_enter(&r, DER_SEQUENCE);
-    der_leave(&r, &inner);
+    const u8 *end = der_enter(&r, DER_SEQUENCE);
+    der_leave(&r, end);
     CHECK(r.error == E_DerMalformed);
 }
 
@@ -4282,7 +4283,7 @@ static void test_x509_constraints(void)
             put_hex(&w, "a000a100");
         put_name(&n, rows[i].name);
         reader r = reader_of(written(&n));
-        general_name name = name_next(&r, 0);
+        general_name name = {.form = name_form(&r), .value = name_next(&r, 0)};
         CHECK(!r.error);
         err got = constraint_check(&s, written(&w), &name);
         got = !permits && !excludes && got == E_Truncated ? E_DerMalformed : got;
@@ -4301,7 +4302,7 @@ static void test_x509_constraints(void)
         put_hex(&n, good_names[i]);
         reader r = reader_of(written(&n));
         name_next(&r, 0);
-        check_at(__FILE__, __LINE__, der_done(&r), good_names[i]);
+        check_at(__FILE__, __LINE__, (!r.error && !reader_left(&r)), good_names[i]);
     }
     for (iz i = 0; i < countof(bad_names); i++) {
         u8 one[40];
@@ -5160,13 +5161,12 @@ static void fuzz_inside(str part, str whole)
 /* One item by every reader, and as a certificate. */
 static void fuzz_der(const u8 *data, iz n)
 {
-    u8 tag;
     str all = {data, n};
     for (int kind = 0; kind < 8; kind++) {
         reader r = reader_of(all);
         str got = {data, 0};
         if (kind == 0)
-            got = der_any(&r, &tag);
+            got = der_item(&r, DER_ANY);
         if (kind == 1)
             got = der_whole(&r, DER_SEQUENCE);
         if (kind == 2)
@@ -5178,9 +5178,9 @@ static void fuzz_der(const u8 *data, iz n)
         if (kind == 5)
             der_flag(&r), der_time(&r);
         if (kind == 6)
-            got = name_next(&r, 0).value;
+            got = name_next(&r, 0);
         if (kind == 7)
-            got = name_next(&r, 1).value;
+            got = name_next(&r, 1);
         fuzz_inside(got, all);
         fuzz_inside((str){r.at, r.end - r.at}, all);
     }
@@ -5748,6 +5748,20 @@ static void peer_step(peer *s, char step)
     }
 }
 
+/* A vector of at least `least` bytes behind a length of `width`. */
+static str peer_bytes(reader *r, iz width, iz least)
+{
+    str body = read_bytes(r, (iz)read_be(r, width));
+    if (body.len < least)
+        reader_fail(r, E_Truncated);
+    return body;
+}
+
+static reader peer_vector(reader *r, iz width, iz least)
+{
+    return reader_of(peer_bytes(r, width, least));
+}
+
 /* Takes a ClientHello from what the client sent: its key share and session id. */
 static void peer_client_hello(peer *s, str message)
 {
@@ -5756,21 +5770,21 @@ static void peer_client_hello(peer *s, str message)
     hash_add(&s->both[1], message);
     CHECK(read_be(&r, 2) == 0x0303);
     read_bytes(&r, 32);
-    str session = tls_bytes(&r, 1, 32);
+    str session = peer_bytes(&r, 1, 32);
     if (session.len == 32)
         copy(s->session, session.ptr, 32);
-    tls_bytes(&r, 2, 2);
-    str compression = tls_bytes(&r, 1, 1);
+    peer_bytes(&r, 2, 2);
+    str compression = peer_bytes(&r, 1, 1);
     CHECK(compression.len == 1 && !compression.ptr[0]);
-    reader block = tls_vector(&r, 2, 0);
+    reader block = peer_vector(&r, 2, 0);
     CHECK(!r.error && !reader_left(&r));
     while (reader_left(&block)) {
         u64 type = read_be(&block, 2);
-        reader body = tls_vector(&block, 2, 0);
+        reader body = peer_vector(&block, 2, 0);
         if (type == 51) {
-            reader list = tls_vector(&body, 2, 0);
+            reader list = peer_vector(&body, 2, 0);
             CHECK(read_be(&list, 2) == s->group);
-            str share = tls_bytes(&list, 2, 32);
+            str share = peer_bytes(&list, 2, 32);
             CHECK(share.len == (s->group == 0x1d ? 32 : 65) && !reader_left(&list));
             copy(s->peer_point, share.ptr, share.len <= 65 ? share.len : 65);
         }
@@ -5786,7 +5800,7 @@ static void peer_client_messages(peer *s, str content)
     while (reader_left(&r)) {
         const u8 *from = r.at;
         u64 type = read_be(&r, 1);
-        str body = tls_bytes(&r, 3, 0);
+        str body = peer_bytes(&r, 3, 0);
         CHECK(!r.error);
         if (type == 20 && !s->finished) {
             hash fork = s->behind;
@@ -7350,8 +7364,8 @@ static void trace_secrets(tls *t, const char *c, const char *c_hex, const char *
                           const char *s_hex, u8 ours[HASH_MAX])
 {
     u8 server[HASH_MAX];
-    tls_derive(t, (str){(const u8 *)c, (iz)strlen(c)}, ours);
-    tls_derive(t, (str){(const u8 *)s, (iz)strlen(s)}, server);
+    tls_derive(t, c, ours);
+    tls_derive(t, s, server);
     CHECK(!c_hex || tlst_hex_is(ours, 32, c_hex));
     CHECK(!s_hex || tlst_hex_is(server, 32, s_hex));
     tls_set_keys(t, &t->receive, server);
@@ -7393,7 +7407,7 @@ static void test_tls_rfc8448_simple(void)
 {
     static const char *const hellos[] = {trace3_client_hello};
     static u8 buf[2000];
-    u8 shared[32], ours[HASH_MAX], digest[HASH_MAX], data[HASH_MAX], content[TLS_SIGNED_MAX], type;
+    u8 shared[32], ours[HASH_MAX], data[HASH_MAX], content[TLS_SIGNED_MAX], type;
     tls *t = &the_client.t;
     if (!tls_test_aes()) {
         skipped++;
@@ -7424,21 +7438,22 @@ static void test_tls_rfc8448_simple(void)
     CHECK(str_eq(str_span(flight, 485, 621), hex_bytes(trace3_certificate_verify)));
     CHECK(str_eq(str_span(flight, 621, 657), hex_bytes(trace3_finished)));
     hash_add(&t->transcript[SHA256], str_span(flight, 0, 485));
-    tls_digest(t, digest);
+    tls_digest(t);
     str shown_one = str_span(hex_bytes(trace3_certificate), 11, 443);
     str signature = str_span(hex_bytes(trace3_certificate_verify), 8, 136);
-    CHECK(trace_verify(shown_one, tls_signed_content(t, digest, content), signature) == 0);
-    digest[0] ^= 1;
-    CHECK(trace_verify(shown_one, tls_signed_content(t, digest, content), signature) > 0);
+    CHECK(trace_verify(shown_one, tls_signed_content(t, content), signature) == 0);
+    t->digest[0] ^= 1;
+    CHECK(trace_verify(shown_one, tls_signed_content(t, content), signature) > 0);
     hash_add(&t->transcript[SHA256], str_span(flight, 485, 621));
-    tls_digest(t, digest);
-    tls_verify_data(t, &t->receive, digest, data);
+    tls_digest(t);
+    tls_verify_data(t, &t->receive, data);
     CHECK(str_eq((str){data, 32}, str_span(flight, 625, 657)));
     /* Finished itself, by the function that judges it; it sends the client's flight */
     hash_add(&t->transcript[SHA256], str_span(flight, 621, 657));
     tls wrong = *t;
     data[31] ^= 1;
-    tls_finished(&wrong, reader_of((str){data, 32}), digest);
+    wrong.r = reader_of((str){data, 32});
+    tls_finished(&wrong);
     CHECK(wrong.error == E_TlsFinished);
     tls again = *t;
     tls_schedule_next(t, (str){(u8[32]){0}, 32});
@@ -7449,11 +7464,13 @@ static void test_tls_rfc8448_simple(void)
         "s ap traffic", "a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643", ours);
     *t = again;
     t->state = TLS_WAIT_FINISHED;
-    tls_finished(t, reader_of(str_span(flight, 625, 657)), digest);
-    CHECK(!t->error && t->state == TLS_CONNECTED);
+    t->r = reader_of(str_span(flight, 625, 657));
+    tls_finished(t);
+    CHECK(!t->error);
+    t->state = TLS_CONNECTED; /* as tls_message does */
     CHECK(str_eq(tls_output(t), hex_bytes(trace3_client_flight)));
-    tls_digest(t, digest);
-    CHECK(tlst_hex_is(digest, 32,
+    tls_digest(t);
+    CHECK(tlst_hex_is(t->digest, 32,
                       "209145a96ee8e2a122ff810047cc952684658d6049e86429426db87c54ad143d"));
     tls_sent(t, tls_output(t).len);
     /* ticket, data both ways, close both ways, through the engine */
@@ -7510,15 +7527,15 @@ static void test_tls_rfc8448_retry(void)
     static const char *const hellos[] = {trace5_client_hello_1, trace5_retry_request,
                                          trace5_client_hello_2, trace5_server_hello};
     static u8 buf[2000];
-    u8 shared[32], peer_point[65], ours[HASH_MAX], digest[HASH_MAX], type;
+    u8 shared[32], peer_point[65], ours[HASH_MAX], type;
     tls *t = &the_client.t;
     if (!tls_test_aes()) {
         skipped++;
         return;
     }
     trace_start(t, hellos, 4);
-    tls_digest(t, digest);
-    CHECK(tlst_hex_is(digest, 32,
+    tls_digest(t);
+    CHECK(tlst_hex_is(t->digest, 32,
                       "8aa8e828ec2f8a884fec95a3139de01c15a3daa7ff5bfc3f4bfcc21b438d7bf8"));
     str secret = hex_bytes("ab5473467e19346ceb0a0414e41da21d4d2445bc3025afe97c4e8dc8d513da39");
     CHECK(!p256_public(peer_point, secret.ptr));
@@ -7538,10 +7555,11 @@ static void test_tls_rfc8448_retry(void)
     CHECK(!t->error && type == TLS_HANDSHAKE && flight.len == 28 + 445 + 136 + 36);
     CHECK(str_eq(str_span(flight, 28, 473), hex_bytes(trace3_certificate)));
     hash_add(&t->transcript[SHA256], str_span(flight, 0, 609));
-    tls_digest(t, digest);
+    tls_digest(t);
     hash_add(&t->transcript[SHA256], str_span(flight, 609, 645));
     t->state = TLS_WAIT_FINISHED;
-    tls_finished(t, reader_of(str_span(flight, 613, 645)), digest);
+    t->r = reader_of(str_span(flight, 613, 645));
+    tls_finished(t);
     CHECK(!t->error && str_eq(tls_output(t), hex_bytes(trace5_client_flight)));
 }
 
