@@ -1665,12 +1665,10 @@ static const u64 sha_round[80] = {
     0x4cc5d4becb3e42b6, 0x597f299cfc657e2a, 0x5fcb6fab3ad6faec, 0x6c44198c4a475817,
 };
 
-/* FIPS 180-4, 6.2.2. One round at a time: the words a to h then move on by one, which costs
- * little; unrolled by eight it takes 1.3 KB more. */
+/* One block (FIPS 180-4, 6.2.2). The names are the standard's; h takes in T1. */
 static void sha256_block(u64 state[8], const u8 *block)
 {
-    u32 w[64], a = (u32)state[0], b = (u32)state[1], c = (u32)state[2], d = (u32)state[3];
-    u32 e = (u32)state[4], f = (u32)state[5], g = (u32)state[6], h = (u32)state[7];
+    u32 w[64];
     for (iz t = 0; t < 16; t++)
         w[t] = __builtin_bswap32(load32(block + 4 * t));
     for (iz t = 16; t < 64; t++) {
@@ -1678,23 +1676,25 @@ static void sha256_block(u64 state[8], const u8 *block)
         w[t] = w[t - 16] + (rotate32(x, 7) ^ rotate32(x, 18) ^ x >> 3) + w[t - 7] +
                (rotate32(y, 17) ^ rotate32(y, 19) ^ y >> 10);
     }
+    u32 a = (u32)state[0], b = (u32)state[1], c = (u32)state[2], d = (u32)state[3];
+    u32 e = (u32)state[4], f = (u32)state[5], g = (u32)state[6], h = (u32)state[7];
     for (iz t = 0; t < 64; t++) {
         h += (rotate32(e, 6) ^ rotate32(e, 11) ^ rotate32(e, 25)) + (g ^ (e & (f ^ g))) + w[t] +
              (u32)(sha_round[t] >> 32);
-        u32 next =
-            h + (rotate32(a, 2) ^ rotate32(a, 13) ^ rotate32(a, 22)) + ((a & b) ^ (c & (a ^ b)));
+        u32 t2 = (rotate32(a, 2) ^ rotate32(a, 13) ^ rotate32(a, 22)) + ((a & b) ^ (c & (a ^ b)));
+        u32 first = h + t2;
         d += h;
-        h = g, g = f, f = e, e = d, d = c, c = b, b = a, a = next;
+        h = g, g = f, f = e, e = d, d = c, c = b, b = a, a = first;
     }
     state[0] += a, state[1] += b, state[2] += c, state[3] += d;
     state[4] += e, state[5] += f, state[6] += g, state[7] += h;
     wipe(w, sizeof w);
 }
 
+/* And 6.4.2. */
 static void sha512_block(u64 state[8], const u8 *block)
 {
-    u64 w[80], a = state[0], b = state[1], c = state[2], d = state[3];
-    u64 e = state[4], f = state[5], g = state[6], h = state[7];
+    u64 w[80];
     for (iz t = 0; t < 16; t++)
         w[t] = load64_be(block + 8 * t);
     for (iz t = 16; t < 80; t++) {
@@ -1702,13 +1702,15 @@ static void sha512_block(u64 state[8], const u8 *block)
         w[t] = w[t - 16] + (rotate64(x, 1) ^ rotate64(x, 8) ^ x >> 7) + w[t - 7] +
                (rotate64(y, 19) ^ rotate64(y, 61) ^ y >> 6);
     }
+    u64 a = state[0], b = state[1], c = state[2], d = state[3];
+    u64 e = state[4], f = state[5], g = state[6], h = state[7];
     for (iz t = 0; t < 80; t++) {
         h += (rotate64(e, 14) ^ rotate64(e, 18) ^ rotate64(e, 41)) + (g ^ (e & (f ^ g))) + w[t] +
              sha_round[t];
-        u64 next =
-            h + (rotate64(a, 28) ^ rotate64(a, 34) ^ rotate64(a, 39)) + ((a & b) ^ (c & (a ^ b)));
+        u64 t2 = (rotate64(a, 28) ^ rotate64(a, 34) ^ rotate64(a, 39)) + ((a & b) ^ (c & (a ^ b)));
+        u64 first = h + t2;
         d += h;
-        h = g, g = f, f = e, e = d, d = c, c = b, b = a, a = next;
+        h = g, g = f, f = e, e = d, d = c, c = b, b = a, a = first;
     }
     state[0] += a, state[1] += b, state[2] += c, state[3] += d;
     state[4] += e, state[5] += f, state[6] += g, state[7] += h;
@@ -1901,18 +1903,6 @@ static const u8 *padded_block(u8 pad[16], str data, iz at)
 
 /* ---- ChaCha20-Poly1305 ---- */
 
-static inline __attribute__((always_inline)) void chacha20_quarter(u32 *a, u32 *b, u32 *c, u32 *d)
-{
-    *a += *b;
-    *d = rotate32(*d ^ *a, 16);
-    *c += *d;
-    *b = rotate32(*b ^ *c, 20);
-    *a += *b;
-    *d = rotate32(*d ^ *a, 24);
-    *c += *d;
-    *b = rotate32(*b ^ *c, 25);
-}
-
 /* One block of the key stream. (RFC 8439, 2.3) */
 static void chacha20_block(const aead *a, const u8 nonce[AEAD_NONCE], u32 counter, u8 out[64])
 {
@@ -1924,11 +1914,17 @@ static void chacha20_block(const aead *a, const u8 nonce[AEAD_NONCE], u32 counte
         x[13 + i] = load32(nonce + 4 * i);
     for (iz i = 0; i < 16; i++)
         start[i] = x[i];
-    for (iz i = 0; i < 20; i++) { /* rounds on columns and, every other time, on diagonals */
-        iz turn = i & 1;
-        for (iz j = 0; j < 4; j++)
-            chacha20_quarter(x + j, x + 4 + (j + turn) % 4, x + 8 + (j + 2 * turn) % 4,
-                             x + 12 + (j + 3 * turn) % 4);
+    for (iz i = 0; i < 80; i++) {
+        /* Quarter i of a round on a column; of every second round, on a diagonal. */
+        iz slant = i >> 2 & 1, j = i & 3;
+        u32 *pb = x + 4 + ((j + slant) & 3), *pc = x + 8 + ((j + 2 * slant) & 3);
+        u32 *pd = x + 12 + ((j + 3 * slant) & 3);
+        u32 va = x[j], vb = *pb, vc = *pc, vd = *pd;
+        va += vb, vd = rotate32(vd ^ va, 16);
+        vc += vd, vb = rotate32(vb ^ vc, 20);
+        va += vb, vd = rotate32(vd ^ va, 24);
+        vc += vd, vb = rotate32(vb ^ vc, 25);
+        x[j] = va, *pb = vb, *pc = vc, *pd = vd;
     }
     for (iz i = 0; i < 16; i++)
         store32(out + 4 * i, x[i] + start[i]);
@@ -2307,35 +2303,31 @@ static void f25519_mul(f25519 out, const f25519 a, const f25519 b)
                  (u128)a0 * b4 + (u128)a1 * b3 + (u128)a2 * b2 + (u128)a3 * b1 + (u128)a4 * b0);
 }
 
-/* Tight product of a loose one and 121665, (A - 2) / 4 of the curve. */
-static void f25519_mul_a24(f25519 out, const f25519 a)
+/* Tight square of a loose one; out may be a. */
+static void f25519_square(f25519 out, const f25519 a)
 {
-    f25519_carry(out, (u128)a[0] * 121665, (u128)a[1] * 121665, (u128)a[2] * 121665,
-                 (u128)a[3] * 121665, (u128)a[4] * 121665);
+    u64 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4];
+    u64 b0 = 2 * a0, b1 = 2 * a1, b2 = 2 * a2, c3 = 19 * a3, c4 = 19 * a4;
+    f25519_carry(out, (u128)a0 * a0 + (u128)b1 * c4 + (u128)b2 * c3,
+                 (u128)b0 * a1 + (u128)b2 * c4 + (u128)a3 * c3,
+                 (u128)b0 * a2 + (u128)a1 * a1 + (u128)(2 * a3) * c4,
+                 (u128)b0 * a3 + (u128)b1 * a2 + (u128)a4 * c4,
+                 (u128)b0 * a4 + (u128)b1 * a3 + (u128)a2 * a2);
 }
 
-/* a and b change places where the mask is all ones. */
-static void f25519_swap(f25519 a, f25519 b, u64 mask)
-{
-    u64 t0 = (a[0] ^ b[0]) & mask, t1 = (a[1] ^ b[1]) & mask, t2 = (a[2] ^ b[2]) & mask;
-    u64 t3 = (a[3] ^ b[3]) & mask, t4 = (a[4] ^ b[4]) & mask;
-    a[0] ^= t0, a[1] ^= t1, a[2] ^= t2, a[3] ^= t3, a[4] ^= t4;
-    b[0] ^= t0, b[1] ^= t1, b[2] ^= t2, b[3] ^= t3, b[4] ^= t4;
-}
-
-/* 1 / a, and 0 for 0: a to the power p - 2 = 2^255 - 21, whose bits are all set but 2 and 4. A
- * chain of 11 products would save some 5 us and cost half a kilobyte. */
+/* 1 / a, and 0 for 0: a to the power p - 2 = 2^255 - 21, whose bits are all set but numbers 2 and
+ * 4. */
 static void f25519_invert(f25519 out, const f25519 a)
 {
-    f25519 r;
-    copy((u8 *)r, (const u8 *)a, sizeof r);
+    f25519 t;
+    copy((u8 *)t, (const u8 *)a, sizeof t);
     for (iz i = 253; i >= 0; i--) {
-        f25519_mul(r, r, r);
+        f25519_square(t, t);
         if (i != 2 && i != 4)
-            f25519_mul(r, r, a);
+            f25519_mul(t, t, a);
     }
-    copy((u8 *)out, (const u8 *)r, sizeof r);
-    wipe(r, sizeof r);
+    copy((u8 *)out, (const u8 *)t, sizeof t);
+    wipe(t, sizeof t);
 }
 
 /* The u-coordinate in 32 bytes; their top bit is ignored (RFC 7748, 5). */
@@ -2372,29 +2364,50 @@ static void f25519_store(u8 out[32], const f25519 a)
 /* One step of the Montgomery ladder: doubles (x2 : z2), adds it to (x3 : z3), whose difference is
  * x1. The names are RFC 7748's (section 5), a to e for its capitals. */
 typedef struct {
-    f25519 x1, x2, z2, x3, z3, a, b, c, d, e;
+    f25519 x1, x2, z2, x3, z3; /* x25519 swaps x2, z2 with x3, z3 as one row */
+    f25519 a, b, c, d, e;
+    f25519 a24; /* 121665, (A - 2) / 4 of the curve */
 } x25519_state;
 
-static void x25519_step(x25519_state *s)
+/* Each step is r = a op b of numbers of the state, by their first limbs in it. */
+enum { F_MUL, F_ADD, F_SUB };
+enum {
+    F_X1 = 0,
+    F_X2 = 5,
+    F_Z2 = 10,
+    F_X3 = 15,
+    F_Z3 = 20,
+    F_A = 25,
+    F_B = 30,
+    F_C = 35,
+    F_D = 40,
+    F_E = 45,
+    F_A24 = 50
+};
+static const u8 x25519_steps[18][4] = {
+    {F_ADD, F_A, F_X2, F_Z2},  {F_SUB, F_B, F_X2, F_Z2}, {F_ADD, F_C, F_X3, F_Z3},
+    {F_SUB, F_D, F_X3, F_Z3},  {F_MUL, F_D, F_D, F_A},   {F_MUL, F_C, F_C, F_B},
+    {F_MUL, F_A, F_A, F_A},    {F_MUL, F_B, F_B, F_B},   {F_ADD, F_X3, F_D, F_C},
+    {F_MUL, F_X3, F_X3, F_X3}, {F_SUB, F_Z3, F_D, F_C},  {F_MUL, F_Z3, F_Z3, F_Z3},
+    {F_MUL, F_Z3, F_Z3, F_X1}, {F_MUL, F_X2, F_A, F_B},  {F_SUB, F_E, F_A, F_B},
+    {F_MUL, F_Z2, F_E, F_A24}, {F_ADD, F_Z2, F_Z2, F_A}, {F_MUL, F_Z2, F_Z2, F_E},
+};
+
+static void x25519_step(x25519_state *state)
 {
-    f25519_add(s->a, s->x2, s->z2);
-    f25519_sub(s->b, s->x2, s->z2);
-    f25519_add(s->c, s->x3, s->z3);
-    f25519_sub(s->d, s->x3, s->z3);
-    f25519_mul(s->d, s->d, s->a);
-    f25519_mul(s->c, s->c, s->b);
-    f25519_mul(s->a, s->a, s->a);
-    f25519_mul(s->b, s->b, s->b);
-    f25519_add(s->x3, s->d, s->c);
-    f25519_mul(s->x3, s->x3, s->x3);
-    f25519_sub(s->z3, s->d, s->c);
-    f25519_mul(s->z3, s->z3, s->z3);
-    f25519_mul(s->z3, s->z3, s->x1);
-    f25519_mul(s->x2, s->a, s->b);
-    f25519_sub(s->e, s->a, s->b);
-    f25519_mul_a24(s->z2, s->e);
-    f25519_add(s->z2, s->z2, s->a);
-    f25519_mul(s->z2, s->z2, s->e);
+    u64 *limb = (u64 *)(void *)state;
+    for (iz i = 0; i < countof(x25519_steps); i++) {
+        const u8 *s = x25519_steps[i];
+        u64 *r = limb + s[1], *a = limb + s[2], *b = limb + s[3];
+        if (s[0] == F_ADD)
+            f25519_add(r, a, b);
+        else if (s[0] == F_SUB)
+            f25519_sub(r, a, b);
+        else if (a == b)
+            f25519_square(r, a);
+        else
+            f25519_mul(r, a, b);
+    }
 }
 
 /* The shared secret of our 32 secret bytes, any, and the peer's point, any (RFC 7748, 5 and 6.1;
@@ -2402,9 +2415,9 @@ static void x25519_step(x25519_state *s)
  * it does for the points of small order: TLS refuses that (RFC 8446, 7.4.2). */
 static err x25519(u8 shared[32], const u8 secret[32], const u8 point[32])
 {
-    x25519_state s = {.x2 = {1}, .z3 = {1}};
+    x25519_state s = {.x2 = {1}, .z3 = {1}, .a24 = {121665}};
     u8 k[32];
-    u64 swapped = 0, any = 0;
+    u64 swapped = 0, any = 0, *pair = (u64 *)(void *)&s + 5; /* from x2 on */
     copy(k, secret, 32);
     k[0] &= 248;
     k[31] = (u8)((k[31] & 127) | 64);
@@ -2412,8 +2425,11 @@ static err x25519(u8 shared[32], const u8 secret[32], const u8 point[32])
     copy((u8 *)s.x3, (const u8 *)s.x1, sizeof s.x3);
     for (i32 t = 254; t >= 0; t--) {
         u64 bit = k[t >> 3] >> (t & 7) & 1, mask = ct_mask(bit ^ swapped);
-        f25519_swap(s.x2, s.x3, mask);
-        f25519_swap(s.z2, s.z3, mask);
+        for (iz i = 0; i < 10; i++) {
+            u64 differ = (pair[i] ^ pair[i + 10]) & mask;
+            pair[i] ^= differ;
+            pair[i + 10] ^= differ;
+        }
         swapped = bit;
         x25519_step(&s);
     }
@@ -2467,7 +2483,7 @@ static void x25519_public(u8 point[32], const u8 secret[32])
 enum {
     FIELD_LIMBS = 6,               /* a number of P-384 */
     BIG_LIMBS = RSA_BITS_MAX / 64, /* a number of RSA */
-    COLUMN_STEP = 4,               /* products that column_long takes at a time ... */
+    COLUMN_STEP = 2,               /* products that column_long takes at a time ... */
     BIG_PAD = COLUMN_STEP - 1,     /* ... so it may read this many limbs of zero too far */
     BIG_ROOM = BIG_LIMBS + 2 * BIG_PAD
 };
@@ -2566,15 +2582,15 @@ static u64 limbs_sub(u64 *r, const u64 *a, const u64 *b, iz n)
 typedef struct {
     u128 low;
     u64 high;
-} column_sum;
+} column;
 
-static inline __attribute__((always_inline)) void column_add(column_sum *c, u128 x)
+static inline __attribute__((always_inline)) void column_add(column *c, u128 x)
 {
     c->high += __builtin_add_overflow(c->low, x, &c->low);
 }
 
 /* Gives the lowest limb and turns the rest into the start of the next column. */
-static inline __attribute__((always_inline)) u64 column_next(column_sum *c)
+static inline __attribute__((always_inline)) u64 column_next(column *c)
 {
     u64 limb = (u64)c->low;
     c->low = c->low >> 64 | (u128)c->high << 64;
@@ -2584,7 +2600,7 @@ static inline __attribute__((always_inline)) u64 column_next(column_sum *c)
 
 /* Adds a[0] * b[0] + a[1] * b[-1] + ... of n products, 1 to 6. n is a constant wherever this is
  * used: only the sums remain. */
-static inline __attribute__((always_inline)) void column_products(column_sum *c, const u64 *a,
+static inline __attribute__((always_inline)) void column_products(column *c, const u64 *a,
                                                                   const u64 *b, iz n)
 {
     column_add(c, (u128)a[0] * b[0]);
@@ -2604,21 +2620,29 @@ static inline __attribute__((always_inline)) void column_products(column_sum *c,
 
 typedef enum { P256, P384 } curve_id;
 
+/* In Jacobian coordinates, in Montgomery form. */
+typedef struct {
+    u64 x[FIELD_LIMBS], y[FIELD_LIMBS], z[FIELD_LIMBS];
+} point;
+
 typedef struct {
     u64 prime[FIELD_LIMBS];
-    u64 one[FIELD_LIMBS];    /* R - prime, which is 1 in Montgomery form */
+    point base;              /* its z is R - prime, which is 1 in Montgomery form */
     u64 square[FIELD_LIMBS]; /* R^2 mod prime: a product with it puts into Montgomery form */
     u64 b[FIELD_LIMBS];      /* of y^2 = x^3 - 3x + b, in Montgomery form */
     u64 order[FIELD_LIMBS];
-} ec_curve;
+} curve;
 
 /* SP 800-186, sections 3.2.1.3 and 3.2.1.4 */
-static const ec_curve curves[2] = {
+static const curve curves[2] = {
     [P256] =
         {
             .prime = {0xffffffffffffffff, 0x00000000ffffffff, 0x0000000000000000,
                       0xffffffff00000001},
-            .one = {0x0000000000000001, 0xffffffff00000000, 0xffffffffffffffff, 0x00000000fffffffe},
+            .base =
+                {{0x79e730d418a9143c, 0x75ba95fc5fedb601, 0x79fb732b77622510, 0x18905f76a53755c6},
+                 {0xddf25357ce95560a, 0x8b4ab8e4ba19e45c, 0xd2e88688dd21f325, 0x8571ff1825885d85},
+                 {0x0000000000000001, 0xffffffff00000000, 0xffffffffffffffff, 0x00000000fffffffe}},
             .square = {0x0000000000000003, 0xfffffffbffffffff, 0xfffffffffffffffe,
                        0x00000004fffffffd},
             .b = {0xd89cdf6229c4bddf, 0xacf005cd78843090, 0xe5a220abf7212ed6, 0xdc30061d04874834},
@@ -2629,8 +2653,11 @@ static const ec_curve curves[2] = {
         {
             .prime = {0x00000000ffffffff, 0xffffffff00000000, 0xfffffffffffffffe,
                       0xffffffffffffffff, 0xffffffffffffffff, 0xffffffffffffffff},
-            .one = {0xffffffff00000001, 0x00000000ffffffff, 0x0000000000000001, 0x0000000000000000,
-                    0x0000000000000000, 0x0000000000000000},
+            .base = {{0x3dd0756649c0b528, 0x20e378e2a0d6ce38, 0x879c3afc541b4d6e,
+                      0x6454868459a30eff, 0x812ff723614ede2b, 0x4d3aadc2299e1513},
+                     {0x23043dad4b03a4fe, 0xa1bfa8bf7bb4a9ac, 0x8bade7562e83b050,
+                      0xc6c3521968f4ffd9, 0xdd8002263969a840, 0x2b78abc25a15c5e9},
+                     {0xffffffff00000001, 0x00000000ffffffff, 0x0000000000000001}},
             .square = {0xfffffffe00000001, 0x0000000200000000, 0xfffffffe00000000,
                        0x0000000200000000, 0x0000000000000001, 0x0000000000000000},
             .b = {0x081188719d412dcc, 0xf729add87a4c32ec, 0x77f2209b1920022e, 0xe3374bee94938ae2,
@@ -2674,25 +2701,42 @@ static inline __attribute__((always_inline)) u64 field_sum(u64 *r, const u64 *a,
     return carry;
 }
 
-/* r = a + top * R mod p, for a + top * R < 2p. Adding R - p = f->one subtracts p and carries out of
+/* r = a + top * R mod p, for a + top * R < 2p. Adding R - p = base.z subtracts p and carries out of
  * the n limbs, by itself or with top, just if the number was p at least; else p is put back. Both
  * carries together would mean a number of R + p > 2p. */
 static inline __attribute__((always_inline)) void field_reduce(u64 *r, const u64 *a, u64 top,
-                                                               const ec_curve *f, iz n)
+                                                               const curve *f, iz n)
 {
     u64 s[FIELD_LIMBS];
-    u64 carry = top + field_sum(s, a, f->one, 0, ~(u64)0, 0, n);
+    u64 carry = top + field_sum(s, a, f->base.z, 0, ~(u64)0, 0, n);
     field_sum(r, s, f->prime, 0, ct_mask(carry ^ 1), 0, n);
 }
 
 /* r = a - b mod p, for -p <= a - b < p. a + (R - 1 - b) + 1 carries just if a >= b; else p is
- * added. */
+ * added. r may be a or b. */
 static inline __attribute__((always_inline)) void
-field_difference(u64 *r, const u64 *a, const u64 *b, const ec_curve *f, iz n)
+field_difference(u64 *r, const u64 *a, const u64 *b, const curve *f, iz n)
 {
     u64 s[FIELD_LIMBS];
     u64 carry = field_sum(s, a, b, ~(u64)0, ~(u64)0, 1, n);
     field_sum(r, s, f->prime, 0, ct_mask(carry ^ 1), 0, n);
+}
+
+/* The same for curve c. */
+static __attribute__((noinline)) void field_sub(curve_id c, u64 *r, const u64 *a, const u64 *b)
+{
+    if (c == P256)
+        field_difference(r, a, b, &curves[P256], 4);
+    else
+        field_difference(r, a, b, &curves[P384], 6);
+}
+
+/* r = a + b mod p: a - (p - b). r may be a or b. */
+static __attribute__((noinline)) void field_add(curve_id c, u64 *r, const u64 *a, const u64 *b)
+{
+    u64 minus_b[FIELD_LIMBS];
+    field_sum(minus_b, curves[c].prime, b, ~(u64)0, ~(u64)0, 1, curve_limbs(c));
+    field_sub(c, r, a, minus_b);
 }
 
 /* r = a * b / R mod p for p = 2^256 - 2^224 + 2^192 + 2^96 - 1, p = -1 mod 2^64. The multiple of p
@@ -2705,7 +2749,7 @@ field_difference(u64 *r, const u64 *a, const u64 *b, const ec_curve *f, iz n)
 static __attribute__((noinline)) void p256_mul(u64 *r, const u64 *a, const u64 *b)
 {
     const u64 third = 0xffffffff00000001;
-    column_sum c = {0, 0};
+    column c = {0, 0};
     u64 m0, m1, m2, m3, t[4];
     column_products(&c, a, b, 1);
     m0 = column_next(&c);
@@ -2733,7 +2777,7 @@ static __attribute__((noinline)) void p256_mul(u64 *r, const u64 *a, const u64 *
 
 /* For p = 2^384 - 2^128 - 2^96 + 2^32 - 1, the m whose m * p, subtracted, clears the lowest limb x
  * of a column: p = 2^32 - 1 mod 2^64 and (2^32 - 1) * -(2^32 + 1) = 1, so m = -(2^32 + 1) * x. */
-static inline __attribute__((always_inline)) u64 p384_multiple(column_sum *c)
+static inline __attribute__((always_inline)) u64 p384_multiple(column *c)
 {
     u64 x = column_next(c);
     return 0 - (x + (x << 32));
@@ -2754,7 +2798,7 @@ static inline __attribute__((always_inline)) u128 p384_carry(u64 m)
  * the result lies between -M * p / R > -p and ab / R < p. */
 static __attribute__((noinline)) void p384_mul(u64 *r, const u64 *a, const u64 *b)
 {
-    column_sum c = {0, 0};
+    column c = {0, 0};
     u64 m[6], t[6];
     column_products(&c, a, b, 1);
     m[0] = p384_multiple(&c);
@@ -2776,17 +2820,14 @@ static __attribute__((noinline)) void p384_mul(u64 *r, const u64 *a, const u64 *
     column_products(&c, a + 1, b + 5, 5);
     column_add(&c, p384_carry(m[5]) + m[4]);
     t[0] = column_next(&c);
-    column_products(&c, a + 2, b + 5, 4);
     column_add(&c, m[5]);
-    t[1] = column_next(&c);
-    column_products(&c, a + 3, b + 5, 3);
-    t[2] = column_next(&c);
-    column_products(&c, a + 4, b + 5, 2);
-    t[3] = column_next(&c);
-    column_products(&c, a + 5, b + 5, 1);
-    t[4] = column_next(&c);
+    for (iz k = 1; k < 5; k++) {
+        for (iz l = k + 1; l < 6; l++)
+            column_add(&c, (u128)a[l] * b[6 + k - l]);
+        t[k] = column_next(&c);
+    }
     t[5] = column_next(&c);
-    field_difference(r, t, m, &curves[P384], 6);
+    field_sub(P384, r, t, m);
 }
 
 /* The operations of the field of curve c; r may be a or b. The two products stay functions of their
@@ -2798,40 +2839,6 @@ static void field_mul(curve_id c, u64 *r, const u64 *a, const u64 *b)
         p256_mul(r, a, b);
     else
         p384_mul(r, a, b);
-}
-
-static void field_add(curve_id c, u64 *r, const u64 *a, const u64 *b)
-{
-    u64 s[FIELD_LIMBS], carry;
-    if (c == P256) {
-        carry = field_sum(s, a, b, 0, ~(u64)0, 0, 4);
-        field_reduce(r, s, carry, &curves[P256], 4);
-    } else {
-        carry = field_sum(s, a, b, 0, ~(u64)0, 0, 6);
-        field_reduce(r, s, carry, &curves[P384], 6);
-    }
-}
-
-static void field_sub(curve_id c, u64 *r, const u64 *a, const u64 *b)
-{
-    if (c == P256)
-        field_difference(r, a, b, &curves[P256], 4);
-    else
-        field_difference(r, a, b, &curves[P384], 6);
-}
-
-/* r = a / 2: a, plus p if that is odd, and all its limbs shifted right by one. */
-static void field_half(curve_id c, u64 *r, const u64 *a)
-{
-    u64 odd = ct_mask(a[0] & 1), top;
-    iz n = curve_limbs(c);
-    if (c == P256)
-        top = field_sum(r, a, curves[P256].prime, 0, odd, 0, 4);
-    else
-        top = field_sum(r, a, curves[P384].prime, 0, odd, 0, 6);
-    for (iz i = 0; i < n - 1; i++)
-        r[i] = r[i] >> 1 | r[i + 1] << 63;
-    r[n - 1] = r[n - 1] >> 1 | top << 63;
 }
 
 /* r = 1 / a = a^(p - 2), and 0 of 0; the exponent is public. r is not a. */
@@ -2850,119 +2857,98 @@ static void field_invert(curve_id c, u64 *r, const u64 *a)
 
 /* ---- points ---- */
 
-typedef struct {
-    u64 x[FIELD_LIMBS], y[FIELD_LIMBS], z[FIELD_LIMBS];
-} ec_point;
-
 /* A running sum of points, the next point to go into it, and room for what comes up on the way,
  * kept together so that one wipe reaches all of it. */
 typedef struct {
     curve_id curve;
-    ec_point sum, item;
-    u64 t[5][FIELD_LIMBS];
+    union {
+        struct {
+            point sum, item;
+            u64 t[5][FIELD_LIMBS];
+        };
+        u64 limb[11 * FIELD_LIMBS]; /* the same */
+    };
 } adder;
 
 enum {
-    BASE_POINTS = 4, /* the base point's multiples by 1, 3, 5, 7 */
-    KEY_POINTS = 16  /* a key's, by 1, 3, ... 31 */
+    NAF_POINTS = 8, /* a point's multiples by 1, 3, ... 15, for ECDSA */
+    KEY_POINTS = 16 /* and to 31, for ECDH */
 };
 
-/* (x, y) of each, in Montgomery form. A test makes them anew from the curves' base points. */
-static const u64 p256_base[BASE_POINTS][2][4] = {
-    {{0x79e730d418a9143c, 0x75ba95fc5fedb601, 0x79fb732b77622510, 0x18905f76a53755c6},
-     {0xddf25357ce95560a, 0x8b4ab8e4ba19e45c, 0xd2e88688dd21f325, 0x8571ff1825885d85}},
-    {{0xffac3f904eebc127, 0xb027f84a087d81fb, 0x66ad77dd87cbbc98, 0x26936a3fb6ff747e},
-     {0xb04c5c1fc983a7eb, 0x583e47ad0861fe1a, 0x788208311a2ee98e, 0xd5f06a29e587cc07}},
-    {{0xbe1b8aaec45c61f5, 0x90ec649a94b9537d, 0x941cb5aad076c20c, 0xc9079605890523c8},
-     {0xeb309b4ae7ba4f10, 0x73c568efe5eb882b, 0x3540a9877e7a1f68, 0x73a076bb2dd1e916}},
-    {{0x0746354ea0173b4f, 0x2bd20213d23c00f7, 0xf43eaab50c23bb08, 0x13ba5119c3123e03},
-     {0x2847d0303f5b9d4d, 0x6742f2f25da67bdd, 0xef933bdc77c94195, 0xeaedd9156e240867}},
+/* One step of a formula: r = a op b for numbers of an adder, by their first limbs in it. */
+enum { MUL, ADD, SUB };
+enum {
+    X1 = 0,
+    Y1 = 6,
+    Z1 = 12,
+    X2 = 18,
+    Y2 = 24,
+    Z2 = 30,
+    T0 = 36,
+    T1 = 42,
+    T2 = 48,
+    T3 = 54,
+    T4 = 60
 };
+typedef struct {
+    u8 op, r, a, b;
+} formula_step;
 
-static const u64 p384_base[BASE_POINTS][2][6] = {
-    {{0x3dd0756649c0b528, 0x20e378e2a0d6ce38, 0x879c3afc541b4d6e, 0x6454868459a30eff,
-      0x812ff723614ede2b, 0x4d3aadc2299e1513},
-     {0x23043dad4b03a4fe, 0xa1bfa8bf7bb4a9ac, 0x8bade7562e83b050, 0xc6c3521968f4ffd9,
-      0xdd8002263969a840, 0x2b78abc25a15c5e9}},
-    {{0x05e4dbe6c1dc4073, 0xc54ea9fff04f779c, 0x6b2034e9a170ccf0, 0x3a48d732d51c6c3e,
-      0xe36f7e2d263aa470, 0xd283fe68e7c1c3ac},
-     {0x7e284821c04ee157, 0x92d789a77ae0e36d, 0x132663c04ef67446, 0x68012d5ad2e1d0b4,
-      0xf6db68b15102b339, 0x465465fc983292af}},
-    {{0xbb595eba68f1f0df, 0xc185c0cbcc873466, 0x7f1eb1b5293c703b, 0x60db2cf5aacc05e6,
-      0xc676b987e2e8e4c6, 0xe1bb26b11d178ffb},
-     {0x2b694ba07073fa21, 0x22c16e2e72f34566, 0x80b61b3101c35b99, 0x4b237faf982c0411,
-      0xe6c5944024de236d, 0x4db1c9d6e209e4a3}},
-    {{0xdf13b9d17d69222b, 0x4ce6415f874774b1, 0x731edcf8211faa95, 0x5f4215d1659753ed,
-      0xf893db589db2df55, 0x932c9f811c89025b},
-     {0x0996b2207706a61e, 0x135349d5a8641c79, 0x65aad76f50130844, 0x0ff37c0401fff780,
-      0xf57f238e693b0706, 0xd90a16b6af6c9b3e}},
-};
-
-/* sum = 2 * sum:
- *     A = 3/2 (X - Z^2)(X + Z^2), B = X Y^2,
- *     X' = A^2 - 2B, Y' = A (B - X') - Y^4, Z' = YZ.
- * This is the usual formula for a = -3 with Z' halved. It holds for infinity, Z = 0, too; no point
- * has Y = 0, since the orders are odd. */
-static void adder_double(adder *a)
+static void adder_run(adder *a, const formula_step *s, iz n)
 {
-    curve_id c = a->curve;
-    ec_point *s = &a->sum;
-    u64(*t)[FIELD_LIMBS] = a->t;
-    field_mul(c, t[0], s->z, s->z);
-    field_sub(c, t[1], s->x, t[0]);
-    field_add(c, t[0], s->x, t[0]);
-    field_mul(c, t[0], t[0], t[1]);
-    field_half(c, t[1], t[0]);
-    field_add(c, t[0], t[0], t[1]); /* A */
-    field_mul(c, s->z, s->z, s->y);
-    field_mul(c, t[1], s->y, s->y);
-    field_mul(c, t[2], s->x, t[1]); /* B */
-    field_mul(c, t[1], t[1], t[1]);
-    field_mul(c, s->x, t[0], t[0]);
-    field_sub(c, s->x, s->x, t[2]);
-    field_sub(c, s->x, s->x, t[2]);
-    field_sub(c, t[2], t[2], s->x);
-    field_mul(c, t[2], t[2], t[0]);
-    field_sub(c, s->y, t[2], t[1]);
+    u64 *limb = a->limb;
+    for (; n; n--, s++) {
+        u64 *r = limb + s->r, *x = limb + s->a, *y = limb + s->b;
+        if (s->op == MUL)
+            field_mul(a->curve, r, x, y);
+        else if (s->op == ADD)
+            field_add(a->curve, r, x, y);
+        else
+            field_sub(a->curve, r, x, y);
+    }
 }
 
-/* sum = sum + item, neither of them infinity. `affine` promises that item's z is 1.
+/* sum = 2 * sum:
+ *     A = 3 (X - Z^2)(X + Z^2), U = 2 Y^2, B = 2 U X,
+ *     X' = A^2 - 2B, Y' = A (B - X') - 2 U^2, Z' = 2YZ.
+ * This is the usual formula for a = -3. It holds for infinity, Z = 0, too; no point has Y = 0,
+ * since the orders are odd. */
+static const formula_step double_steps[] = {
+    {MUL, T0, Z1, Z1}, {SUB, T1, X1, T0}, {ADD, T0, X1, T0},
+    {MUL, T0, T0, T1}, {ADD, T1, T0, T0}, {ADD, T0, T0, T1}, /* A */
+    {ADD, T1, Y1, Y1}, {MUL, Z1, Z1, T1}, {MUL, T1, T1, Y1}, /* U */
+    {ADD, T2, T1, T1}, {MUL, T1, T1, T2}, {MUL, T2, T2, X1}, /* B */
+    {MUL, X1, T0, T0}, {SUB, X1, X1, T2}, {SUB, X1, X1, T2},
+    {SUB, T2, T2, X1}, {MUL, T2, T2, T0}, {SUB, Y1, T2, T1},
+};
+
+static void adder_double(adder *a)
+{
+    adder_run(a, double_steps, countof(double_steps));
+}
+
+/* sum = sum + item, neither of them infinity.
  *     U1 = X1 Z2^2, U2 = X2 Z1^2, S1 = Y1 Z2^3, S2 = Y2 Z1^3,
  *     H = U2 - U1, R = S2 - S1, V = U1 H^2,
  *     X3 = R^2 - H^3 - 2V, Y3 = R (V - X3) - S1 H^3, Z3 = Z1 Z2 H.
  * H is zero if sum = -item, for which Z3 = 0 is right, and if sum = item. Then R is zero as well
  * and the result is (0, 0, 0): the caller has to see to that, or to show that it cannot occur. */
-static void adder_add_distinct(adder *a, b32 affine)
+static const formula_step add_steps[] = {
+    {MUL, T0, Z1, Z1}, {MUL, T1, X2, T0},                    /* U2 */
+    {MUL, T0, T0, Z1}, {MUL, T2, Y2, T0},                    /* S2 */
+    {MUL, T0, Z2, Z2}, {MUL, X1, X1, T0},                    /* U1 */
+    {MUL, T0, T0, Z2}, {MUL, Y1, Y1, T0},                    /* S1 */
+    {MUL, Z1, Z1, Z2}, {SUB, T1, T1, X1},                    /* H */
+    {SUB, T2, T2, Y1},                                       /* R */
+    {MUL, Z1, Z1, T1}, {MUL, T3, T1, T1}, {MUL, T4, X1, T3}, /* V */
+    {MUL, T3, T3, T1},                                       /* H^3 */
+    {MUL, X1, T2, T2}, {SUB, X1, X1, T3}, {SUB, X1, X1, T4}, {SUB, X1, X1, T4},
+    {SUB, T4, T4, X1}, {MUL, T4, T4, T2}, {MUL, Y1, Y1, T3}, {SUB, Y1, T4, Y1},
+};
+
+static void adder_add_distinct(adder *a)
 {
-    curve_id c = a->curve;
-    ec_point *s = &a->sum;
-    const ec_point *q = &a->item;
-    u64(*t)[FIELD_LIMBS] = a->t;
-    field_mul(c, t[0], s->z, s->z);
-    field_mul(c, t[1], q->x, t[0]); /* U2 */
-    field_mul(c, t[0], t[0], s->z);
-    field_mul(c, t[2], q->y, t[0]); /* S2 */
-    if (!affine) {
-        field_mul(c, t[0], q->z, q->z);
-        field_mul(c, s->x, s->x, t[0]); /* U1 */
-        field_mul(c, t[0], t[0], q->z);
-        field_mul(c, s->y, s->y, t[0]); /* S1 */
-        field_mul(c, s->z, s->z, q->z);
-    }
-    field_sub(c, t[1], t[1], s->x); /* H */
-    field_sub(c, t[2], t[2], s->y); /* R */
-    field_mul(c, s->z, s->z, t[1]);
-    field_mul(c, t[3], t[1], t[1]);
-    field_mul(c, t[4], s->x, t[3]); /* V */
-    field_mul(c, t[3], t[3], t[1]); /* H^3 */
-    field_mul(c, s->x, t[2], t[2]);
-    field_sub(c, s->x, s->x, t[3]);
-    field_sub(c, s->x, s->x, t[4]);
-    field_sub(c, s->x, s->x, t[4]);
-    field_sub(c, t[4], t[4], s->x);
-    field_mul(c, t[4], t[4], t[2]);
-    field_mul(c, s->y, s->y, t[3]);
-    field_sub(c, s->y, t[4], s->y);
+    adder_run(a, add_steps, countof(add_steps));
 }
 
 static b32 field_is_zero(curve_id c, const u64 *a)
@@ -2971,7 +2957,7 @@ static b32 field_is_zero(curve_id c, const u64 *a)
 }
 
 /* sum = sum + item, or sum - item, for any sum and an item that is not infinity. Time varies. */
-static void adder_add(adder *a, b32 minus, b32 affine)
+static void adder_add(adder *a, b32 minus)
 {
     if (minus)
         field_sub(a->curve, a->item.y, field_zero, a->item.y);
@@ -2979,71 +2965,62 @@ static void adder_add(adder *a, b32 minus, b32 affine)
         a->sum = a->item;
         return;
     }
-    adder_add_distinct(a, affine);
+    adder_add_distinct(a);
     if (field_is_zero(a->curve, a->sum.z) && field_is_zero(a->curve, a->sum.x)) {
         a->sum = a->item;
         adder_double(a);
     }
 }
 
-/* The multiples of p by 1, 3, ... 31, p not infinity. None of the sums is of a point and itself or
- * its negative, since 2 is not one of those multiples and 33 is below the orders. */
-static void adder_multiples(adder *a, ec_point multiple[KEY_POINTS], const ec_point *p)
+/* The first n, up to KEY_POINTS, of the multiples of p by 1, 3, ... 31, p not infinity. None of the
+ * sums is of a point and itself or its negative, since 2 is not one of those multiples and 33 is
+ * below the orders. */
+static void adder_multiples(adder *a, point *multiple, iz n, const point *p)
 {
     a->sum = *p;
     adder_double(a);
     a->item = a->sum;
     multiple[0] = a->sum = *p;
-    for (iz i = 1; i < KEY_POINTS; i++) {
-        adder_add_distinct(a, 0);
+    for (iz i = 1; i < n; i++) {
+        adder_add_distinct(a);
         multiple[i] = a->sum;
     }
 }
 
 /* A public point: 4, x, y (SEC 1, section 2.3.4), on the curve, coordinates below p. Else
  * E_PointInvalid. Both curves have prime order: no further check of the group is due. */
-static err point_read(curve_id c, ec_point *p, str s)
+static err point_read(curve_id c, point *p, str s)
 {
-    const ec_curve *f = &curves[c];
+    const curve *f = &curves[c];
     iz n = curve_limbs(c);
     u64 right[FIELD_LIMBS], left[FIELD_LIMBS];
     if (s.len != 1 + 16 * n || s.ptr[0] != 4)
         return E_PointInvalid;
-    *p = (ec_point){0};
+    *p = (point){0};
     limbs_read(p->x, n, str_span(s, 1, 1 + 8 * n));
     limbs_read(p->y, n, str_span(s, 1 + 8 * n, s.len));
     if (!limbs_less(p->x, f->prime, n) || !limbs_less(p->y, f->prime, n))
         return E_PointInvalid;
     field_mul(c, p->x, p->x, f->square);
     field_mul(c, p->y, p->y, f->square);
-    copy((u8 *)p->z, (const u8 *)f->one, sizeof p->z);
+    copy((u8 *)p->z, (const u8 *)f->base.z, sizeof p->z);
     field_mul(c, right, p->x, p->x);
     for (iz i = 0; i < 3; i++) /* x^2 - 3 */
-        field_sub(c, right, right, f->one);
+        field_sub(c, right, right, f->base.z);
     field_mul(c, right, right, p->x);
     field_add(c, right, right, f->b);
     field_mul(c, left, p->y, p->y);
     return limbs_equal(left, right, n) ? E_None : E_PointInvalid;
 }
 
-/* Number i of the multiples of the base point. */
-static void point_base(curve_id c, ec_point *p, iz i)
-{
-    iz n = curve_limbs(c);
-    const u64 *x = c == P256 ? p256_base[i][0] : p384_base[i][0];
-    copy((u8 *)p->x, (const u8 *)x, n * 8);
-    copy((u8 *)p->y, (const u8 *)(x + n), n * 8);
-    copy((u8 *)p->z, (const u8 *)curves[c].one, n * 8);
-}
-
 /* ---- ECDH on P-256 ---- */
 
 /* item = multiple[i], in constant time: all of them are read. */
-static void adder_take_secret(adder *a, const ec_point multiple[KEY_POINTS], u64 i)
+static void adder_take_secret(adder *a, const point multiple[KEY_POINTS], u64 i)
 {
-    a->item = (ec_point){0};
+    a->item = (point){0};
     for (u64 j = 0; j < KEY_POINTS; j++) {
-        const ec_point *m = &multiple[j];
+        const point *m = &multiple[j];
         u64 mask = ct_mask(ct_is_zero(i ^ j));
         for (iz k = 0; k < 4; k++) {
             a->item.x[k] |= m->x[k] & mask;
@@ -3062,10 +3039,10 @@ static void adder_take_secret(adder *a, const ec_point multiple[KEY_POINTS], u64
  *   latter at least d[i] + n, and k[i] at least n + 2d[i] >= n - 62. Only k[0] = k is so large.
  *   Then k = n + 2d[0] with d[0] < 0; but d[0] is k mod 64 less 32, hence d[0] = 32 - n mod 64,
  *   which is 15, and no number from -31 to -1 is 15 mod 64. */
-static void adder_scale(adder *a, ec_point multiple[KEY_POINTS], const u64 k[FIELD_LIMBS],
-                        const ec_point *p)
+static void adder_scale(adder *a, point multiple[KEY_POINTS], const u64 k[FIELD_LIMBS],
+                        const point *p)
 {
-    adder_multiples(a, multiple, p);
+    adder_multiples(a, multiple, KEY_POINTS, p);
     a->sum = *p;
     for (iz i = 50; i >= 0; i--) {
         u64 v = limbs_field(k, 5 * i + 1, 5);
@@ -3076,29 +3053,35 @@ static void adder_scale(adder *a, ec_point multiple[KEY_POINTS], const u64 k[FIE
         field_sub(P256, a->t[0], field_zero, a->item.y);
         for (iz j = 0; j < 4; j++)
             a->item.y[j] ^= (a->item.y[j] ^ a->t[0][j]) & minus;
-        adder_add_distinct(a, 0);
+        adder_add_distinct(a);
     }
+}
+
+/* r = a - b for four limbs; gives 1 if a >= b, else 0. */
+static __attribute__((noinline)) u64 scalar_minus(u64 *r, const u64 *a, const u64 *b)
+{
+    return field_sum(r, a, b, ~(u64)0, ~(u64)0, 1, 4);
 }
 
 /* out = 4, x, y of secret * p, for p on P-256 and secret big-endian, in constant time. For a secret
  * of 0, or not below the order, the work is done with 1 in its place, out is zeros and the error
  * E_KeyScalar. An even k is replaced by n - k, which is odd, and the result's y negated. */
-static err p256_scale(u8 out[65], const u8 secret[32], const ec_point *p)
+static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
 {
     struct {
         adder a;
-        ec_point multiple[KEY_POINTS];
+        point multiple[KEY_POINTS];
         u64 k[FIELD_LIMBS], other[FIELD_LIMBS];
     } w = {.a.curve = P256};
     const u64 *order = curves[P256].order;
     limbs_read(w.k, 4, (str){secret, 32});
-    u64 above = field_sum(w.other, w.k, order, ~(u64)0, ~(u64)0, 1, 4);
+    u64 above = scalar_minus(w.other, w.k, order);
     u64 good = ct_mask((above | ct_is_zero(w.k[0] | w.k[1] | w.k[2] | w.k[3])) ^ 1);
     for (iz i = 0; i < 4; i++)
         w.k[i] &= good;
     w.k[0] |= ~good & 1;
     u64 even = ct_mask((w.k[0] & 1) ^ 1);
-    field_sum(w.other, order, w.k, ~(u64)0, ~(u64)0, 1, 4);
+    scalar_minus(w.other, order, w.k);
     for (iz i = 0; i < 4; i++)
         w.k[i] ^= (w.k[i] ^ w.other[i]) & even;
 
@@ -3128,9 +3111,7 @@ static err p256_scale(u8 out[65], const u8 secret[32], const ec_point *p)
  * time. SEC 1, section 3.2.1; RFC 8446, section 4.2.8.2. */
 static err p256_public(u8 out[65], const u8 secret[32])
 {
-    ec_point base = {0};
-    point_base(P256, &base, 0);
-    return p256_scale(out, secret, &base);
+    return p256_scale(out, secret, &curves[P256].base);
 }
 
 /* The shared secret, the x coordinate of secret * peer in 32 bytes (RFC 8446, section 7.4.2; SEC 1,
@@ -3139,7 +3120,7 @@ static err p256_public(u8 out[65], const u8 secret[32])
  * Constant time but for the verdict on the point. */
 static err p256_ecdh(u8 shared[32], const u8 secret[32], str peer)
 {
-    ec_point p;
+    point p;
     u8 product[65];
     err error = point_read(P256, &p, peer);
     if (error)
@@ -3157,23 +3138,23 @@ static err p256_ecdh(u8 shared[32], const u8 secret[32], str peer)
  * time varies. */
 typedef struct {
     u64 room[BIG_ROOM];
-} big_number;
+} big;
 
 typedef struct {
-    big_number n;
+    big n;
     u64 minus_inverse; /* -1 / n mod 2^64 */
     iz limbs, bits;    /* of n: limbs - 1 < bits / 64 <= limbs, and 4 limbs or more */
 } modulus;
 
-static u64 *big_limbs(const big_number *b)
+static u64 *big_limbs(const big *b)
 {
     return (u64 *)b->room + BIG_PAD;
 }
 
 /* From a big-endian str of at most 8 * BIG_LIMBS bytes. */
-static void big_read(big_number *b, str s)
+static void big_read(big *b, str s)
 {
-    *b = (big_number){0};
+    *b = (big){0};
     limbs_read(big_limbs(b), (s.len + 7) >> 3, s);
 }
 
@@ -3192,10 +3173,10 @@ static void modulus_set(modulus *m)
 
 /* Adds a[i] * b[k - i] for `count` numbers i below `end`, and for up to COLUMN_STEP - 1 more below
  * these, where one of the factors is a zero of the room beside a number. */
-static inline __attribute__((always_inline)) void column_long(column_sum *sum, const u64 *a,
+static inline __attribute__((always_inline)) void column_long(column *sum, const u64 *a,
                                                               const u64 *b, iz k, iz end, iz count)
 {
-    column_sum c = *sum;
+    column c = *sum;
     iz from = end - ((count + COLUMN_STEP - 1) & -COLUMN_STEP);
     const u64 *stop = a + end;
     b += k - from;
@@ -3208,24 +3189,27 @@ static inline __attribute__((always_inline)) void column_long(column_sum *sum, c
  * product of two limbs is formed once. Multiples q[k] * n clear the lower half of the columns, and
  * the upper half is (ab + qn) / R < (nR + Rn) / R = 2n. Limb k - limbs of r is written when column
  * k is complete: no later column reads it, save times zero. */
-static void mont_product(big_number *r, const big_number *a, const big_number *b, const modulus *m)
+static void mont_product(big *r, const big *a, const big *b, const modulus *m)
 {
-    big_number quotient = {0};
+    big quotient = {0};
     u64 *q = big_limbs(&quotient), *out = big_limbs(r);
     const u64 *x = big_limbs(a), *y = big_limbs(b), *n = big_limbs(&m->n);
-    column_sum c = {0, 0};
+    column c = {0, 0};
     for (iz k = 0; k < 2 * m->limbs - 1; k++) {
         iz last = k < m->limbs ? k : m->limbs - 1; /* i goes from k - last to last */
+        iz count = 2 * last - k + 1, end = last + 1;
+        column s = {0, 0};
+        if (a == b)
+            end = (k + 1) >> 1, count >>= 1;
+        column_long(&s, x, y, k, end, count);
         if (a == b) {
-            column_sum half = {0, 0};
-            column_long(&half, x, x, k, (k + 1) >> 1, (2 * last - k + 1) >> 1);
-            c.high += half.high << 1 | (u64)(half.low >> 127);
-            column_add(&c, half.low << 1);
+            s.high = s.high << 1 | (u64)(s.low >> 127);
+            s.low <<= 1;
             if ((k & 1) == 0)
-                column_add(&c, (u128)x[k >> 1] * x[k >> 1]);
-        } else {
-            column_long(&c, x, y, k, last + 1, 2 * last - k + 1);
+                column_add(&s, (u128)x[k >> 1] * x[k >> 1]);
         }
+        c.high += s.high;
+        column_add(&c, s.low);
         column_long(&c, q, n, k, last + 1, 2 * last - k + 1);
         if (k < m->limbs) {
             q[k] = (u64)c.low * m->minus_inverse;
@@ -3243,7 +3227,7 @@ static void mont_product(big_number *r, const big_number *a, const big_number *b
 /* ---- ECDSA ---- */
 
 /* A number of a signature: 1 to order - 1, else false. */
-static b32 scalar_read(big_number *k, str s, const modulus *order)
+static b32 scalar_read(big *k, str s, const modulus *order)
 {
     s = str_without_zeros(s);
     if (!s.len || s.len > 8 * order->limbs)
@@ -3258,7 +3242,7 @@ static b32 scalar_read(big_number *k, str s, const modulus *order)
  * The last bounds x and y. Each halving of v halves u * v, which begins below 2^(2B) and is 1 in
  * the end, before v = 0: e < 2B. Then u is 1 and 1 / k = -+ x / 2^e, and the Montgomery product of
  * x and 2^(2B - e) is R / k. A number of B bits can be that power if e > B. */
-static void scalar_invert(big_number *k, const modulus *order)
+static void scalar_invert(big *k, const modulus *order)
 {
     iz n = order->limbs, e = 0;
     const u64 *q = big_limbs(&order->n);
@@ -3289,7 +3273,7 @@ static void scalar_invert(big_number *k, const modulus *order)
     for (; e <= 64 * n; e++)
         if (limbs_add(x, x, x, n) || !limbs_less(x, q, n))
             limbs_sub(x, x, q, n);
-    big_number power = {0};
+    big power = {0};
     big_limbs(&power)[(128 * n - e) >> 6] = (u64)1 << ((128 * n - e) & 63);
     copy((u8 *)big_limbs(k), (const u8 *)x, n * 8);
     mont_product(k, k, &power, order);
@@ -3316,26 +3300,26 @@ static void scalar_naf(u8 naf[NAF_MAX], const u64 *k, iz bits, iz w)
     }
 }
 
-/* a's sum = j * base point + k * key, for j and k below the order: Shamir's trick with windows of 4
- * bits with a sign for the base point (multiples to 7) and 6 for the key (to 31). */
-static void adder_combine(adder *a, const big_number *j, const big_number *k, const ec_point *key)
+/* a's sum = j * base point + k * key, for j and k below the order: Shamir's trick with windows of 5
+ * bits with a sign. */
+static void adder_combine(adder *a, const big *j, const big *k, const point *key)
 {
-    u8 naf_base[NAF_MAX], naf_key[NAF_MAX];
-    ec_point multiple[KEY_POINTS];
+    u8 naf[2][NAF_MAX];
+    point multiple[2][NAF_POINTS];
     iz bits = 64 * curve_limbs(a->curve);
-    scalar_naf(naf_base, big_limbs(j), bits, 4);
-    scalar_naf(naf_key, big_limbs(k), bits, 6);
-    adder_multiples(a, multiple, key);
-    a->sum = (ec_point){0};
+    scalar_naf(naf[0], big_limbs(j), bits, 5);
+    scalar_naf(naf[1], big_limbs(k), bits, 5);
+    adder_multiples(a, multiple[0], NAF_POINTS, &curves[a->curve].base);
+    adder_multiples(a, multiple[1], NAF_POINTS, key);
+    a->sum = (point){0};
     for (iz i = bits; i >= 0; i--) {
         adder_double(a);
-        if (naf_key[i]) {
-            a->item = multiple[(naf_key[i] & ~NAF_MINUS) >> 1];
-            adder_add(a, naf_key[i] >= NAF_MINUS, 0);
-        }
-        if (naf_base[i]) {
-            point_base(a->curve, &a->item, (naf_base[i] & ~NAF_MINUS) >> 1);
-            adder_add(a, naf_base[i] >= NAF_MINUS, 1);
+        for (iz which = 0; which < 2; which++) {
+            u8 digit = naf[which][i];
+            if (!digit)
+                continue;
+            a->item = multiple[which][(digit & ~NAF_MINUS) >> 1];
+            adder_add(a, digit >= NAF_MINUS);
         }
     }
 }
@@ -3366,13 +3350,13 @@ static b32 adder_x_is(adder *a, const u64 *r)
 static err ecdsa_verify(curve_id c, str key, str digest, str r, str s)
 {
     iz n = curve_limbs(c);
-    ec_point q;
+    point q;
     err error = point_read(c, &q, key);
     if (error)
         return error;
     modulus order;
-    big_number rr, w, u1, u2;
-    order.n = (big_number){0};
+    big rr, w, u1, u2;
+    order.n = (big){0};
     copy((u8 *)big_limbs(&order.n), (const u8 *)curves[c].order, n * 8);
     modulus_set(&order);
     if (!scalar_read(&rr, r, &order) || !scalar_read(&w, s, &order))
@@ -3403,7 +3387,7 @@ static u64 limbs_top(const u64 *p, iz drop)
  * is above A / D by 2 at most, A / D above A * V / 2^128 by less than 1, and that above q by less
  * than 2: up to 4 subtractions follow, mostly none or one. The sum in q is (2^64 - 1)^2 + 2 * (2^64
  * - 1) < 2^128 at most. */
-static void mont_enter(big_number *number, const modulus *m)
+static void mont_enter(big *number, const modulus *m)
 {
     iz n = m->limbs, drop = 64 * n - m->bits;
     u64 *x = big_limbs(number), v = 0;
@@ -3434,7 +3418,7 @@ static void mont_enter(big_number *number, const modulus *m)
 /* m = signature^e mod n (RSAVP1, RFC 8017, section 5.2.2), with *m_n set up for n. n and e are
  * unsigned big-endian. E_RsaSize, E_RsaExponent; E_SignatureBad for a signature that is not as long
  * as n or not below it. */
-static err rsa_open(big_number *m, modulus *m_n, str n, str e, str signature)
+static err rsa_open(big *m, modulus *m_n, str n, str e, str signature)
 {
     n = str_without_zeros(n);
     e = str_without_zeros(e);
@@ -3452,7 +3436,7 @@ static err rsa_open(big_number *m, modulus *m_n, str n, str e, str signature)
         return E_RsaExponent;
     if (signature.len != n.len)
         return E_SignatureBad;
-    big_number plain, form;
+    big plain, form;
     big_read(&plain, signature);
     if (!limbs_less(big_limbs(&plain), big_limbs(&m_n->n), m_n->limbs))
         return E_SignatureBad;
@@ -3479,7 +3463,7 @@ static const u8 pkcs1_info[20] = {0,    0x30, 17, 0x30, 0x0d, 6, 9, 0x60, 0x86, 
 static err rsa_verify_pkcs1(str n, str e, hash_id id, str digest, str signature)
 {
     modulus m_n;
-    big_number m, expected;
+    big m, expected;
     err error = rsa_open(&m, &m_n, n, e, signature);
     if (error)
         return error;
@@ -3520,7 +3504,7 @@ static void mgf1_mask(hash_id id, str seed, u8 *data, iz n)
 static err rsa_verify_pss(str n, str e, hash_id id, str digest, str signature)
 {
     modulus m_n;
-    big_number m;
+    big m;
     err error = rsa_open(&m, &m_n, n, e, signature);
     if (error)
         return error;
