@@ -68,8 +68,9 @@ $(OUT)/skill_test: skill_test.c skill.c Makefile
 	mkdir -p $(OUT)
 	$(CC) $(CFLAGS_TEST) -o $@ skill_test.c
 
+export SAY
 run: $(OUT)/skill_test $(OUT)/bootstrap
-	SAY="$(SAY)" $(OUT)/skill_test run
+	$(OUT)/skill_test run
 
 test: $(OUT)/skill_test $(OUT)/bootstrap
 	$(OUT)/skill_test $(TEST)

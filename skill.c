@@ -542,7 +542,8 @@ static str text_row(str text, i32 n)
     return row;
 }
 
-/* A decimal number of digits alone, at most `max`; false for anything else, "" included. */
+/* A decimal number of digits alone, at most `max`; false for anything else, "" included, and
+ * *value is then as before. */
 static b32 str_to_uint(str s, u64 max, u64 *value)
 {
     u64 v = 0;
@@ -1372,10 +1373,12 @@ static i32 json_walk_find(json_walk *walk, b32 shut, b32 *inside)
         invariant(i < 32);
         if ((walk->seen >> i & 1) || !str_starts(path, here))
             continue;
-        if (path.len == here.len)
+        if (path.len == here.len) {
             found = i;
-        else if (path.ptr[here.len] == '.')
-            *inside = 1, walk->seen |= (u32)shut << i;
+        } else if (path.ptr[here.len] == '.') {
+            *inside = 1;
+            walk->seen |= (u32)shut << i;
+        }
     }
     return found;
 }
@@ -6414,8 +6417,10 @@ static b32 connection_fill(connection *c)
     i64 until = c->deadline;
     if (until != FOREVER) { /* the deadline ends a flow of bytes as well as silence */
         i64 now = os_monotonic();
-        if (now >= until)
-            return c->error = E_TimedOut, 0;
+        if (now >= until) {
+            c->error = E_TimedOut;
+            return 0;
+        }
         if (c->kept && !c->heard)
             until = earlier(until, now + KEPT_SILENCE);
     }
@@ -6621,7 +6626,7 @@ static err http_framing(http_response *r, u8 minor)
     while (http_next_header(&head, &name, &value)) {
         if (str_is(name, "content-length")) {
             u64 length;
-            if (!str_to_uint(value, 1ull << 60, &length))
+            if (!str_to_uint(value, 1ull << 60, &length)) /* over any limit, and fits an i64 */
                 return E_HttpLength;
             if (r->length >= 0 && r->length != (i64)length)
                 return E_HttpLength;
@@ -6662,9 +6667,11 @@ static i64 http_chunk_size(connection *c, i64 max)
     u8 next = http_peek(c);
     if (!digits || (next != '\r' && next != ';' && next != ' ' && next != '\t'))
         connection_fail(c, E_HttpChunk);
-    while (http_peek(c) == ' ' || http_peek(c) == '\t')
-        if (digits++, http_byte(c) && digits > HTTP_LINE_MAX)
+    for (; http_peek(c) == ' ' || http_peek(c) == '\t'; digits++) { /* some servers pad */
+        http_byte(c);
+        if (digits >= HTTP_LINE_MAX)
             connection_fail(c, E_HttpLineTooLong);
+    }
     if (http_peek(c) != '\r' && http_peek(c) != ';')
         connection_fail(c, E_HttpChunk);
     http_line_rest(c, 0, digits);
@@ -7157,7 +7164,7 @@ static i64 lambda_deadline(str header)
 {
     u64 unix_ms;
     i64 budget = INVOCATION_BUDGET;
-    if (str_to_uint(header, 1ull << 43, &unix_ms))
+    if (str_to_uint(header, 1ull << 43, &unix_ms)) /* the year 2248; as ns it still fits an i64 */
         budget = earlier(budget, ((i64)unix_ms - os_unix_ms()) * MS - LAMBDA_MARGIN);
     return os_monotonic() + (budget > 0 ? budget : 0);
 }
@@ -8581,8 +8588,10 @@ static b32 intent_answer(task *t, const alexa_request *q, answer *r)
         intent_goodbye(r);
     else if (str_is(name, "AMAZON.RepeatIntent"))
         intent_repeat(t, q, r);
-    else if (intent_sorry_what(r), !str_is(name, "AMAZON.FallbackIntent"))
-        return 0;
+    else {
+        intent_sorry_what(r);
+        return str_is(name, "AMAZON.FallbackIntent");
+    }
     return 1;
 }
 
