@@ -1,6 +1,7 @@
 # make            build/bootstrap, the program, for this machine
 # make run        a conversation with it on embedded data; SAY="victoria" asks one thing
 # make test       every test          make soak, make fuzz   longer campaigns
+# make bench      start and answers against the least that any program needs; BENCH_RUNS=, PEER=
 # make ct         valgrind shows that no branch or address depends on a secret
 # make audit      what an auditor counts
 #
@@ -33,7 +34,7 @@ CFLAGS_TEST := -std=c11 -D_GNU_SOURCE -O1 -g $(WARN) $(if $(CLANG),,-Wno-format-
 
 .SILENT:
 .DELETE_ON_ERROR:
-.PHONY: all run test soak fuzz ct audit clean
+.PHONY: all run test bench soak fuzz ct audit clean
 
 all: $(OUT)/bootstrap
 
@@ -85,13 +86,27 @@ fuzz:
 	cd build && ./fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=20 corpus >fuzz.log 2>&1 || \
 	  { tail -n 40 fuzz.log; exit 1; }
 
-# No branch and no address depends on a secret: valgrind counts those that do. The product's flags,
-# but for the stack guard, which libc would have to know.
-CFLAGS_CT := $(filter-out -fstack-protector-strong -mstack-protector-guard=global,\
-  $(CFLAGS_BOOTSTRAP)) -Wno-unused
-ct: $(OUT)/skill.ld
-	$(CC) $(CFLAGS_CT) -gdwarf-4 -D_GNU_SOURCE -DCT \
-	  $(if $(CLANG),,-Wno-format-truncation) -o $(OUT)/ct skill_test.c
+# The tests' program with the product's flags, but for the stack guard, which libc would have to
+# know, and the least that any bootstrap does.
+CFLAGS_HOSTED := $(filter-out -fstack-protector-strong -mstack-protector-guard=global $(PIC),\
+  $(CFLAGS_BOOTSTRAP)) -Wno-unused -D_GNU_SOURCE $(if $(CLANG),,-Wno-format-truncation)
+$(OUT)/bench: skill_test.c skill.c Makefile
+	mkdir -p $(OUT)
+	$(CC) $(CFLAGS_HOSTED) -o $@ skill_test.c
+
+$(OUT)/floor: skill_test.c
+	mkdir -p $(OUT)
+	$(CC) -std=c11 -Os $(WARN) -DFLOOR -ffreestanding -fno-pie -static -nostdlib -s \
+	  -fno-stack-protector -fno-asynchronous-unwind-tables -fno-builtin \
+	  -Wl,--build-id=none,-z,noseparate-code -o $@ skill_test.c
+
+export BENCH_RUNS PEER
+bench: $(OUT)/bench $(OUT)/floor $(OUT)/bootstrap
+	$(OUT)/bench bench
+
+# No branch and no address depends on a secret: valgrind counts those that do.
+ct: $(OUT)/bootstrap
+	$(CC) $(CFLAGS_HOSTED) -gdwarf-4 -DCT -o $(OUT)/ct skill_test.c
 	valgrind -q --log-file=$(OUT)/ct.log $(OUT)/ct
 
 # Invocations in one process; memory and open files must not grow.

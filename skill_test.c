@@ -4,6 +4,7 @@
  *   skill_test NAME          the tests whose names contain it
  *   skill_test run           a conversation with the real bootstrap; SAY="victoria" asks one thing
  *   skill_test serve [PORT]  a local Lambda with AWS's invoke endpoint
+ *   skill_test bench         start times, first and warm answers, steps; `make bench` builds for it
  *   skill_test get URL       fetches it with the skill's own client; -v tells each step
  *   skill_test vectors FILE  vectors from outside, one a line, as the README's page on them says
  *
@@ -13,15 +14,105 @@
  * Parts, in order: the platform for tests, unit tests by section, the world around the skill (a
  * local Lambda, stand-ins for TfL and the preferences API), end-to-end tests, commands.
  */
+#ifdef FLOOR
+
+/* The least that any bootstrap does: a socket to the Runtime API's port, GET next, a POST for each
+ * event. It takes a whole event, and a whole answer, from one read, which holds on loopback. */
+
+#ifdef __x86_64__
+enum { SYS_read = 0, SYS_write = 1, SYS_socket = 41, SYS_connect = 42, SYS_exit = 60 };
+static long floor_call(long n, long a, long b, long c)
+{
+    long result;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "0"(n), "D"(a), "S"(b), "d"(c)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+__asm__(".globl _start\n_start: mov %rsp, %rdi\nand $-16, %rsp\ncall start\n");
+#else
+enum { SYS_read = 63, SYS_write = 64, SYS_socket = 198, SYS_connect = 203, SYS_exit = 93 };
+static long floor_call(long n, long a, long b, long c)
+{
+    register long x8 __asm__("x8") = n, x0 __asm__("x0") = a, x1 __asm__("x1") = b;
+    register long x2 __asm__("x2") = c;
+    __asm__ volatile("svc #0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
+    return x0;
+}
+__asm__(".globl _start\n_start: mov x0, sp\nb start\n");
+#endif
+
+static const char floor_next[] =
+    "GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: l\r\n\r\n";
+static char floor_event[1 << 14];
+
+/* The port behind the colon of AWS_LAMBDA_RUNTIME_API, in network order. */
+static unsigned floor_port(const char *const *env)
+{
+    static const char name[] = "AWS_LAMBDA_RUNTIME_API=";
+    unsigned port = 0;
+    for (; *env; env++) {
+        const char *at = *env;
+        int n = 0;
+        while (name[n] && at[n] == name[n])
+            n++;
+        if (name[n])
+            continue;
+        while (at[n] && at[n] != ':')
+            n++;
+        while (at[n] && at[++n])
+            port = port * 10 + (unsigned)(at[n] - '0');
+    }
+    return (port >> 8 & 255) | (port & 255) << 8;
+}
+
+/* POST .../invocation/ID/response with the body {}. */
+static long floor_answer(char *out, const char *event)
+{
+    static const char head[] = "POST /2018-06-01/runtime/invocation/", name[] = "Request-Id: ";
+    static const char tail[] = "/response HTTP/1.1\r\nHost: l\r\nContent-Length: 2\r\n\r\n{}";
+    long n = 0, i;
+    for (i = 0; head[i]; i++)
+        out[n++] = head[i];
+    for (i = 0; name[i] && *event; event++)
+        i = *event == name[i] ? i + 1 : 0;
+    while (*event > ' ')
+        out[n++] = *event++;
+    for (i = 0; tail[i]; i++)
+        out[n++] = tail[i];
+    return n;
+}
+
+__attribute__((used, noreturn)) static void start(const long *sp)
+{
+    static char out[400];
+    unsigned to[4] = {2 | floor_port((const char *const *)(sp + sp[0] + 2)) << 16, 0x0100007f, 0,
+                      0};
+    long s = floor_call(SYS_socket, 2, 1, 0);
+    floor_call(SYS_connect, s, (long)to, 16);
+    for (;;) {
+        floor_call(SYS_write, s, (long)floor_next, sizeof floor_next - 1);
+        if (floor_call(SYS_read, s, (long)floor_event, sizeof floor_event - 1) <= 0)
+            floor_call(SYS_exit, 0, 0, 0);
+        floor_call(SYS_write, s, (long)out, floor_answer(out, floor_event));
+        floor_call(SYS_read, s, (long)floor_event, sizeof floor_event - 1);
+    }
+}
+
+#else
+
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -29,9 +120,13 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/auxv.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -208,6 +303,13 @@ static struct {
 static void get_tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void get_tell_address(const address *to, b32 datagram, err error);
 
+/* What the benchmark wants of the platform's calls. */
+static void bench_told_map(void);
+static void bench_told_connect(b32 datagram, b32 after, i32 fd);
+static void bench_told_send(i32 fd);
+static void bench_told_recv(i32 fd, b32 after);
+static iz bench_told_room(i32 fd, iz cap);
+
 static i64 os_clock(clockid_t which)
 {
     struct timespec t;
@@ -260,6 +362,7 @@ static str os_map(const char *path)
         return fake_map(path);
     if (script.on)
         return !strcmp(path, SCRIPT_ROOTS) ? script.roots : file;
+    bench_told_map();
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd >= 0 && !fstat(fd, &st) && st.st_size) {
         void *at = mmap(0, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -303,6 +406,7 @@ static err os_connect(i32 *fd, const address *to, b32 datagram, i64 deadline)
         return fake_connect(fd, to, datagram, deadline);
     if (script.on)
         return script_connect(fd, to, deadline);
+    bench_told_connect(datagram, 0, -1);
     struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(to->port)};
     struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(to->port)};
     memcpy(&v4.sin_addr, to->ip, 4);
@@ -323,6 +427,7 @@ static err os_connect(i32 *fd, const address *to, b32 datagram, i64 deadline)
         close(s);
     else
         *fd = s;
+    bench_told_connect(datagram, 1, s);
     return error;
 }
 
@@ -339,6 +444,8 @@ static err os_send(i32 fd, str data, i64 deadline)
         error = n < 0 ? os_error(errno) : error;
         data = str_from(data, n < 0 ? 0 : n);
     }
+    if (!script.on)
+        bench_told_send(fd);
     return error;
 }
 
@@ -352,10 +459,14 @@ static iz os_recv(i32 fd, u8 *buf, iz cap, i64 deadline, err *error)
     }
     if (script.on)
         return script_recv(&script.stream[fd - SCRIPT_FD], buf, cap, deadline, error);
+    bench_told_recv(fd, 0);
+    cap = bench_told_room(fd, cap);
     for (;;) { /* as section 17 does: what is there first, then the deadline */
         ssize_t n = recv(fd, buf, (size_t)cap, deadline == FOREVER ? 0 : MSG_DONTWAIT);
-        if (n >= 0)
+        if (n >= 0) {
+            bench_told_recv(fd, 1);
             return n;
+        }
         *error = errno == EAGAIN ? os_wait(fd, POLLIN, deadline) : os_error(errno);
         if (*error)
             return -1;
@@ -16154,8 +16265,8 @@ static const char peers_pki[] =
     "  cat big; } >reply\n";
 
 /* $1 is skill_test. One server at a time, none of them for longer than a minute; what `get -v` says
- * must hold the text wanted. rekey sends KeyUpdates, which s_server does for lines that begin with K
- * (our own is asked for) or k: before the answer, inside it and behind it. */
+ * must hold the text wanted. rekey sends KeyUpdates, which s_server does for lines that begin with
+ * K (our own is asked for) or k: before the answer and inside it. */
 static const char peers_script[] =
     "export SSL_CERT_FILE=$PWD/root.pem PATH=$PATH:/usr/sbin; get=$1 port=$2\n"
     "ports() { cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; }\n"
@@ -16164,11 +16275,11 @@ static const char peers_script[] =
     "  while ! ports | grep -qi \":$(printf %04X $port) .* 0A \" && [ $k -lt 100 ]; do\n"
     "    sleep 0.05; k=$((k + 1)); done\n"
     "  timeout 20 $get get -v https://localhost:$port/reply >out 2>err\n"
-    "  if grep -q -- \"$want\" out err; then echo \"ok $name\"; else echo \"BAD $name\"; cat err out | "
-    "head -c 3000; fi\n"
+    "  if grep -q -- \"$want\" out err; then echo \"ok $name\"\n"
+    "  else echo \"BAD $name\"; cat err out | head -c 3000; fi\n"
     "  kill $pid; wait $pid 2>/dev/null; port=$((port + 1)); }\n"
-    "ossl() { timeout 60 openssl s_server -quiet -accept 127.0.0.1:$port -cert leaf.pem -key leaf.key \\\n"
-    "  -cert_chain ica.pem -HTTP \"$@\"; }\n"
+    "ossl() { timeout 60 openssl s_server -quiet -accept 127.0.0.1:$port -cert leaf.pem \\\n"
+    "  -key leaf.key -cert_chain ica.pem -HTTP \"$@\"; }\n"
     "try openssl yyyy ossl\n"
     "try 'openssl AES-128' TLS_AES_128_GCM_SHA256 ossl -ciphersuites TLS_AES_128_GCM_SHA256\n"
     "try 'openssl AES-256' TLS_AES_256_GCM_SHA384 ossl -ciphersuites TLS_AES_256_GCM_SHA384\n"
@@ -16183,10 +16294,12 @@ static const char peers_script[] =
     "try 'openssl padding' yyyy ossl -record_padding 4000\n"
     "try 'openssl 20 tickets' yyyy ossl -num_tickets 20\n"
     "try 'openssl without middlebox mode' yyyy ossl -no_middlebox\n"
-    "rekey() { rm -f f; mkfifo f; timeout 60 openssl s_server -accept 127.0.0.1:$port -cert leaf.pem "
-    "-key leaf.key -cert_chain ica.pem -naccept 1 -msg <f >said &\n"
+    "rekey() { rm -f f; mkfifo f\n"
+    "  timeout 60 openssl s_server -accept 127.0.0.1:$port -cert leaf.pem \\\n"
+    "    -key leaf.key -cert_chain ica.pem -naccept 1 -msg <f >said &\n"
     "  { k=0; while ! grep -q GET said && [ $k -lt 100 ]; do sleep 0.05; k=$((k + 1)); done\n"
-    "    echo K; sleep 0.1; printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 8\\r\\n\\r\\n'; sleep 0.1\n"
+    "    echo K; sleep 0.1\n"
+    "    printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 8\\r\\n\\r\\n'; sleep 0.1\n"
     "    echo k; sleep 0.1; echo K; sleep 0.1; printf yyyy; sleep 0.1; echo K; sleep 0.1\n"
     "    printf zzzz; sleep 0.3; } >f; kill $!; wait $! 2>/dev/null; }\n"
     "try 'openssl KeyUpdate' yyyyzzzz rekey\n"
@@ -16202,8 +16315,8 @@ static const char peers_script[] =
     "try 'wrong host' CertNameMismatch ossl -cert wrong.pem -key wrong.key\n"
     "try 'expired' CertExpired ossl -cert expired.pem -key expired.key\n"
     "try 'unknown root' CertIssuerUnknown ossl -cert unknown.pem -key unknown.key\n"
-    "gnu() { timeout 60 gnutls-serv --port $port --http --x509certfile leaf.chain --x509keyfile leaf.key "
-    "\"$@\"; }\n"
+    "gnu() { timeout 60 gnutls-serv --port $port --http --x509certfile leaf.chain \\\n"
+    "  --x509keyfile leaf.key \"$@\"; }\n"
     "p=NORMAL:-VERS-ALL:+VERS-TLS1.3 n=--disable-client-cert\n"
     "try gnutls 'status 200' gnu $n --priority $p\n"
     "try 'gnutls retry' 'secp256r1 by Hello' gnu $n --priority $p:-GROUP-ALL:+GROUP-SECP256R1\n"
@@ -16537,6 +16650,1186 @@ static void test_e2e_no_secret_in_any_log(void)
 }
 
 /* ---------------------------------------------------------------------------------------------
+ * The benchmark (make bench)
+ *
+ * Starts each program afresh, one of each in a round, in random order: noise and what a neighbour
+ * leaves in the caches hit all alike. Its own Lambda measures, from outside, what the kernel says
+ * of the process: CPU time from /proc/PID/task/TID/schedstat, memory and faults from /proc/PID. A
+ * first answer goes through DNS (a server of its own in a network namespace, else the name
+ * localhost), TCP, TLS to nginx with a chain of P-256, P-384 and RSA-4096, and a bundle of 150
+ * roots.
+ *
+ * The steps are taken in a child of this program, which is built with the product's flags: it runs
+ * skill_run itself, and the platform's calls read the CPU clock. There each record of TLS is given
+ * by itself.
+ * ------------------------------------------------------------------------------------------ */
+
+enum {
+    BENCH_RUNS = 2000,
+    BENCH_PROGRAMS = 6,
+    BENCH_WARM = 5,
+    BENCH_STEPS = 100,
+    BENCH_ROOTS = 150
+};
+
+/* A 128 MB function has 1.447 ms in each 20 ms. */
+enum { BENCH_QUOTA_US = 1447, BENCH_PERIOD_US = 20000 };
+
+/* What is measured; a row of the table each. */
+#define BENCH_FIGURES(X)                                           \
+    X(START_WALL, "start, spawn to GET", "us")                     \
+    X(START_CPU, "  CPU time of it", "us")                         \
+    X(START_RSS, "  resident at the GET", "kB")                    \
+    X(START_FAULTS, "  page faults", "")                           \
+    X(START_CALLS, "  system calls before and with it", "")        \
+    X(COLD_WALL, "start, file not in the page cache", "us")        \
+    X(FIRST_WALL, "first answer, event to POST", "us")             \
+    X(FIRST_CPU, "  CPU time, exec to POST", "us")                 \
+    X(FIRST_PEAK, "  peak memory", "kB")                           \
+    X(FIRST_FAULTS, "  page faults", "")                           \
+    X(WARM_WALL, "warm answer, event to POST", "us")               \
+    X(WARM_CPU, "  CPU time", "us")                                \
+    X(QUOTA_WALL, "first answer, 128 MB quota, GET to POST", "us") \
+    X(QUOTA_THROTTLED, "  periods throttled", "")
+
+typedef enum {
+#define X(name, what, unit) BENCH_##name,
+    BENCH_FIGURES(X)
+#undef X
+        BENCH_FIGURE_COUNT
+} bench_figure;
+
+typedef struct {
+    char name[40], path[300];
+    b32 floor; /* it gives no real answer */
+    struct {
+        iz n;
+        double at[BENCH_RUNS];
+    } figure[BENCH_FIGURE_COUNT];
+} bench_program;
+
+/* One connection of a program to its Lambda. */
+typedef struct {
+    int fd;
+    iz len;
+    char buf[1 << 16];
+} bench_wire;
+
+static struct {
+    bench_program program[BENCH_PROGRAMS];
+    int programs, runs, listener, port, https_port;
+    bench_wire wire[8];
+    char dir[64], host[20], quota[100]; /* quota: the control group's directory, or "" */
+    b32 quota_v2;
+    pid_t nginx, dns;
+    textbuf event, tls_url, roots;
+    u64 seed;
+} bench;
+
+static void bench_add(bench_program *p, bench_figure f, double value)
+{
+    if (p->figure[f].n < BENCH_RUNS)
+        p->figure[f].at[p->figure[f].n++] = value;
+}
+
+static int bench_order(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The quantile q of n values, by nearest rank; sorts them. */
+static double bench_quantile(double *at, iz n, double q)
+{
+    qsort(at, (size_t)n, sizeof *at, bench_order);
+    return n ? at[(iz)(q * (double)(n - 1) + 0.5)] : 0;
+}
+
+static double bench_median(bench_program *p, bench_figure f)
+{
+    return bench_quantile(p->figure[f].at, p->figure[f].n, 0.5);
+}
+
+/* ---- what the kernel says of a process ---- */
+
+static const char *bench_file(const char *path)
+{
+    static char text[1 << 14];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
+    text[n > 0 ? n : 0] = 0;
+    if (fd >= 0)
+        close(fd);
+    return text;
+}
+
+static const char *bench_proc(pid_t pid, const char *file)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, file);
+    return bench_file(path);
+}
+
+static double bench_field(const char *text, const char *name)
+{
+    const char *at = strstr(text, name);
+    return at ? strtod(at + strlen(name), 0) : 0;
+}
+
+/* us on a processor, all threads together. */
+static double bench_cpu(pid_t pid)
+{
+    char path[64];
+    double ns = 0;
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (e->d_name[0] == '.')
+            continue;
+        snprintf(path, sizeof path, "task/%.20s/schedstat", e->d_name);
+        ns += strtod(bench_proc(pid, path), 0);
+    }
+    if (d)
+        closedir(d);
+    return ns / 1000;
+}
+
+/* Minor and major ones. */
+static double bench_faults(pid_t pid)
+{
+    unsigned long minor = 0, major = 0;
+    const char *at = strrchr(bench_proc(pid, "stat"), ')');
+    if (at)
+        sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %*u %lu %*u %lu", &minor, &major);
+    return (double)(minor + major);
+}
+
+/* ---- its Lambda ---- */
+
+static void bench_hang_up(void)
+{
+    for (iz i = 0; i < countof(bench.wire); i++) {
+        if (bench.wire[i].fd >= 0)
+            close(bench.wire[i].fd);
+        bench.wire[i].fd = -1;
+    }
+}
+
+/* Is a whole request there? By its length, or by the last chunk. */
+static b32 bench_whole(const bench_wire *w)
+{
+    const char *body = strstr(w->buf, "\r\n\r\n"), *length = strcasestr(w->buf, "content-length:");
+    if (!body)
+        return 0;
+    body += 4;
+    if (length && length < body)
+        return w->buf + w->len - body >= atol(length + 15);
+    const char *chunked = strcasestr(w->buf, "chunked");
+    return !chunked || chunked > body || !strcmp(w->buf + w->len - 5, "0\r\n\r\n");
+}
+
+/* The wire on which the next request is whole, or null after two seconds. */
+static bench_wire *bench_hear(void)
+{
+    i64 until = now_ns() + 2 * SECOND;
+    while (now_ns() < until) {
+        struct pollfd p[1 + countof(bench.wire)] = {{bench.listener, POLLIN, 0}};
+        for (iz i = 0; i < countof(bench.wire); i++)
+            p[1 + i] = (struct pollfd){bench.wire[i].fd, POLLIN, 0};
+        if (poll(p, countof(p), 100) <= 0)
+            continue;
+        for (iz i = 0; i < countof(bench.wire); i++) {
+            bench_wire *w = &bench.wire[i];
+            if (w->fd < 0 && p[0].revents) {
+                w->fd = accept4(bench.listener, 0, 0, SOCK_CLOEXEC);
+                w->len = 0;
+                p[0].revents = 0;
+                continue;
+            }
+            if (w->fd < 0 || !p[1 + i].revents)
+                continue;
+            ssize_t n = read(w->fd, w->buf + w->len, sizeof w->buf - 1 - (size_t)w->len);
+            if (n <= 0) {
+                close(w->fd);
+                w->fd = -1;
+                continue;
+            }
+            w->len += n;
+            w->buf[w->len] = 0;
+            if (bench_whole(w))
+                return w;
+        }
+    }
+    return 0;
+}
+
+static void bench_say(bench_wire *w, const textbuf *t)
+{
+    w->len = 0;
+    if (write(w->fd, t->ptr, (size_t)t->len) != t->len)
+        w->len = 0; /* the next request will be missed */
+}
+
+static void bench_say_event(bench_wire *w)
+{
+    textbuf t = {0};
+    text_format(&t,
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                "Lambda-Runtime-Aws-Request-Id: 8476a536-e9f4-11e8-9739-2dfe598c3fcd\r\n"
+                "Lambda-Runtime-Deadline-Ms: %lld\r\nLambda-Runtime-Invoked-Function-Arn: "
+                "arn:aws:lambda:eu-west-1:123456789012:function:alexa-london-travel\r\n"
+                "Lambda-Runtime-Trace-Id: Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Sampled=0\r\n"
+                "Content-Length: %td\r\n\r\n%s",
+                os_unix_ms() + 8000, bench.event.len, bench.event.ptr);
+    bench_say(w, &t);
+    text_free(&t);
+}
+
+static void bench_say_accepted(bench_wire *w)
+{
+    textbuf t = {0};
+    text_puts(&t, "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n");
+    bench_say(w, &t);
+    text_free(&t);
+}
+
+static b32 bench_is_next(const bench_wire *w)
+{
+    return w && !strncmp(w->buf, "GET /2018-06-01/runtime/invocation/next ", 40);
+}
+
+static b32 bench_is_answer(const bench_program *p, const bench_wire *w)
+{
+    return w && !strncmp(w->buf, "POST ", 5) && strstr(w->buf, "/response ") &&
+           (p->floor || strstr(w->buf, "good service"));
+}
+
+/* The environment of the programs. */
+static char *const *bench_env(void)
+{
+    static char api[60], tfl[100], roots[120];
+    static char *env[] = {"PATH=/usr/bin:/bin",
+                          "TZ=:UTC",
+                          "_HANDLER=bootstrap",
+                          "LAMBDA_TASK_ROOT=/var/task",
+                          "AWS_REGION=eu-west-1",
+                          "AWS_LAMBDA_FUNCTION_NAME=alexa-london-travel",
+                          "AWS_LAMBDA_FUNCTION_MEMORY_SIZE=128",
+                          api,
+                          tfl,
+                          roots,
+                          0};
+    snprintf(api, sizeof api, "AWS_LAMBDA_RUNTIME_API=127.0.0.1:%d", bench.port);
+    snprintf(tfl, sizeof tfl, "Skill__TflApiUrl=https://%s:%d/", bench.host, bench.https_port);
+    snprintf(roots, sizeof roots, "SSL_CERT_FILE=%s/bundle", bench.dir);
+    return env;
+}
+
+static pid_t bench_spawn(const bench_program *p)
+{
+    char *args[] = {(char *)(uz)p->path, 0};
+    posix_spawn_file_actions_t quiet;
+    pid_t pid;
+    posix_spawn_file_actions_init(&quiet);
+    posix_spawn_file_actions_addopen(&quiet, 2, "/dev/null", O_WRONLY, 0);
+    posix_spawn_file_actions_addopen(&quiet, 1, "/dev/null", O_WRONLY, 0);
+    int error = posix_spawn(&pid, p->path, &quiet, 0, args, bench_env());
+    posix_spawn_file_actions_destroy(&quiet);
+    return error ? -1 : pid;
+}
+
+static void bench_kill(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    waitpid(pid, 0, 0);
+    bench_hang_up();
+}
+
+/* Until the process waits for the answer to its request, so that its books are complete. */
+static void bench_settle(pid_t pid)
+{
+    for (int i = 0; i < 200; i++) {
+        const char *at = strrchr(bench_proc(pid, "stat"), ')');
+        if (at && at[1] == ' ' && at[2] == 'S')
+            return;
+        usleep(20);
+    }
+}
+
+/* Drops a file's pages from the page cache. */
+static void bench_evict(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        fdatasync(fd);
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        close(fd);
+    }
+}
+
+/* One start up to the first GET, and unless `cold` a first answer and some warm ones. */
+static b32 bench_run(bench_program *p, b32 cold)
+{
+    if (cold)
+        bench_evict(p->path);
+    i64 start = now_ns();
+    pid_t pid = bench_spawn(p);
+    bench_wire *w = pid < 0 ? 0 : bench_hear();
+    i64 heard = now_ns();
+    b32 good = bench_is_next(w);
+    if (good && cold) {
+        bench_add(p, BENCH_COLD_WALL, (double)(heard - start) / 1e3);
+    } else if (good) {
+        bench_settle(pid);
+        bench_add(p, BENCH_START_WALL, (double)(heard - start) / 1e3);
+        bench_add(p, BENCH_START_CPU, bench_cpu(pid));
+        bench_add(p, BENCH_START_FAULTS, bench_faults(pid));
+        bench_add(p, BENCH_START_RSS, bench_field(bench_proc(pid, "smaps_rollup"), "Rss:"));
+    }
+    double cpu = 0;
+    for (int i = 0; good && !cold && i <= BENCH_WARM; i++) {
+        i64 asked = now_ns();
+        bench_say_event(w);
+        w = bench_hear();
+        i64 answered = now_ns();
+        good = bench_is_answer(p, w);
+        bench_settle(pid);
+        double spent = bench_cpu(pid);
+        if (good && !p->floor) {
+            bench_add(p, i ? BENCH_WARM_WALL : BENCH_FIRST_WALL, (double)(answered - asked) / 1e3);
+            bench_add(p, i ? BENCH_WARM_CPU : BENCH_FIRST_CPU, spent - cpu);
+        }
+        if (good && !p->floor && !i) {
+            bench_add(p, BENCH_FIRST_PEAK, bench_field(bench_proc(pid, "status"), "VmHWM:"));
+            bench_add(p, BENCH_FIRST_FAULTS, bench_faults(pid));
+        }
+        cpu = spent;
+        if (good) {
+            bench_say_accepted(w);
+            w = bench_hear();
+            good = bench_is_next(w);
+        }
+    }
+    if (pid > 0)
+        bench_kill(pid);
+    return good;
+}
+
+/* ---- system calls: counted once, by ptrace ---- */
+
+static void bench_count_calls(bench_program *p)
+{
+    char *args[] = {p->path, 0};
+    long calls = 0;
+    int status;
+    pid_t pid = fork();
+    if (!pid) {
+        if (open("/dev/null", O_WRONLY) >= 0)
+            dup2(open("/dev/null", O_WRONLY), 2);
+        ptrace(PTRACE_TRACEME, 0, 0, 0);
+        execve(p->path, args, bench_env());
+        _exit(127);
+    }
+    if (waitpid(pid, &status, 0) != pid || !WIFSTOPPED(status))
+        return;
+    ptrace(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL);
+    ptrace(PTRACE_SYSCALL, pid, 0, 0);
+    for (pid_t who; calls < 100000 && (who = waitpid(-1, &status, __WALL)) > 0;) {
+        struct pollfd f = {bench.listener, POLLIN, 0};
+        calls += WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP && !(status >> 16);
+        if (bench.wire[0].fd < 0 && poll(&f, 1, 0) > 0)
+            bench.wire[0].fd = accept4(bench.listener, 0, 0, SOCK_CLOEXEC);
+        f.fd = bench.wire[0].fd;
+        if (f.fd >= 0 && poll(&f, 1, 0) > 0)
+            break;
+        if (WIFSTOPPED(status))
+            ptrace(PTRACE_SYSCALL, who, 0, 0);
+    }
+    bench_add(p, BENCH_START_CALLS, (double)(calls / 2)); /* a stop on the way in and one out */
+    bench_kill(pid);
+}
+
+/* ---- the quota of a small function, by a control group ---- */
+
+static b32 bench_write(const char *dir, const char *file, const char *text)
+{
+    char path[200];
+    snprintf(path, sizeof path, "%s/%s", dir, file);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    b32 good = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+    if (fd >= 0)
+        close(fd);
+    return good;
+}
+
+/* A group with the quota: version 1's cpu controller, or version 2's. */
+static void bench_quota_open(void)
+{
+    static const char *const roots[] = {"/sys/fs/cgroup/cpu", "/sys/fs/cgroup"};
+    char text[60];
+    for (iz i = 0; i < countof(roots) && !*bench.quota; i++) {
+        snprintf(bench.quota, sizeof bench.quota, "%s/skill_bench_%d", roots[i], (int)getpid());
+        bench.quota_v2 = i == 1;
+        b32 made = !mkdir(bench.quota, 0755);
+        snprintf(text, sizeof text, "%d %d", BENCH_QUOTA_US, BENCH_PERIOD_US);
+        b32 good = bench.quota_v2 && bench_write(bench.quota, "cpu.max", text);
+        snprintf(text, sizeof text, "%d", BENCH_PERIOD_US);
+        if (!bench.quota_v2)
+            good = bench_write(bench.quota, "cpu.cfs_period_us", text);
+        snprintf(text, sizeof text, "%d", BENCH_QUOTA_US);
+        if (!bench.quota_v2)
+            good = good && bench_write(bench.quota, "cpu.cfs_quota_us", text);
+        if (made && !good)
+            rmdir(bench.quota);
+        if (!good)
+            bench.quota[0] = 0;
+    }
+}
+
+static double bench_throttled(void)
+{
+    char path[200];
+    snprintf(path, sizeof path, "%s/cpu.stat", bench.quota);
+    return bench_field(bench_file(path), "nr_throttled ");
+}
+
+/* A first answer with the process put into the group at its first GET. */
+static b32 bench_run_quota(bench_program *p)
+{
+    char id[20];
+    pid_t pid = bench_spawn(p);
+    bench_wire *w = pid < 0 ? 0 : bench_hear();
+    b32 good = bench_is_next(w);
+    if (good) {
+        usleep(2 * BENCH_PERIOD_US); /* the group's budget is whole again */
+        snprintf(id, sizeof id, "%d", (int)pid);
+        good = bench_write(bench.quota, "cgroup.procs", id);
+        double before = bench_throttled();
+        i64 start = now_ns();
+        bench_say_event(w);
+        w = bench_hear();
+        i64 end = now_ns();
+        good = good && bench_is_answer(p, w);
+        if (good) {
+            bench_add(p, BENCH_QUOTA_WALL, (double)(end - start) / 1e3);
+            bench_add(p, BENCH_QUOTA_THROTTLED, bench_throttled() - before);
+        }
+    }
+    if (pid > 0)
+        bench_kill(pid);
+    return good;
+}
+
+/* ---- the surroundings: names, certificates, nginx ---- */
+
+/* Answers every question for A with 127.0.0.1 and every other with nothing, for good. */
+static void bench_dns_serve(int fd)
+{
+    static const u8 record[] = {0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1};
+    u8 m[600];
+    struct sockaddr_in from;
+    for (;;) {
+        socklen_t size = sizeof from;
+        ssize_t n = recvfrom(fd, m, 512, 0, (struct sockaddr *)&from, &size);
+        if (n < 17)
+            continue;
+        b32 a = m[n - 3] == DNS_A; /* the type ends two bytes before the class */
+        m[2] = 0x81, m[3] = 0x80, m[7] = a;
+        if (a)
+            memcpy(m + n, record, sizeof record);
+        n += a ? (ssize_t)sizeof record : 0;
+        sendto(fd, m, (size_t)n, 0, (struct sockaddr *)&from, size);
+    }
+}
+
+/* A network and a mount namespace of our own with a name server, or false. */
+static b32 bench_dns_open(void)
+{
+    char resolv[100];
+    struct ifreq lo = {.ifr_name = "lo"};
+    if (unshare(CLONE_NEWNET | CLONE_NEWNS))
+        return 0;
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    ioctl(fd, SIOCGIFFLAGS, &lo);
+    lo.ifr_flags |= IFF_UP;
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(53)};
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    snprintf(resolv, sizeof resolv, "%s/resolv.conf", bench.dir);
+    FILE *f = fopen(resolv, "w");
+    fprintf(f, "nameserver 127.0.0.1\n");
+    fclose(f);
+    b32 good = !ioctl(fd, SIOCSIFFLAGS, &lo) && !mount(0, "/", 0, MS_REC | MS_PRIVATE, 0) &&
+               !mount(resolv, "/etc/resolv.conf", 0, MS_BIND, 0) &&
+               !bind(fd, (struct sockaddr *)&at, sizeof at);
+    if (!good) {
+        fprintf(stderr, "bench: a namespace without a name server\n");
+        exit(1);
+    }
+    bench.dns = fork();
+    if (!bench.dns) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        bench_dns_serve(fd);
+    }
+    close(fd);
+    return 1;
+}
+
+/* The chain of peers_pki, a leaf for the name, and a bundle in which our root stands last. */
+static const char bench_pki[] =
+    "mk tfl ica 30 DNS:tfl.test,DNS:localhost $E\n"
+    "openssl genrsa -out many.key 2048\n"
+    "for i in $(seq 149); do openssl req -x509 -key many.key -days 3650 -sha256 \\\n"
+    "  -subj \"/C=GB/O=Trusted Names and Roots $i Limited/CN=Root Certification Authority R$i\" "
+    "\\\n"
+    "  -addext basicConstraints=critical,CA:true; done >bundle\n"
+    "cat root.pem >>bundle; grep -c BEGIN bundle >roots\n"
+    "mkdir -p Line/victoria\n";
+
+static const char bench_tfl[] =
+    "[{\"$type\":\"Tfl.Api.Presentation.Entities.Line, Tfl.Api.Presentation.Entities\",\"id\":"
+    "\"victoria\",\"name\":\"Victoria\",\"modeName\":\"tube\",\"disruptions\":[],\"created\":"
+    "\"2026-11-20T11:32:00.31Z\",\"modified\":\"2026-11-20T11:32:00.31Z\",\"lineStatuses\":[{"
+    "\"$type\":\"Tfl.Api.Presentation.Entities.LineStatus, Tfl.Api.Presentation.Entities\",\"id\":"
+    "0,\"statusSeverity\":10,\"statusSeverityDescription\":\"Good Service\",\"created\":"
+    "\"0001-01-01T00:00:00\",\"validityPeriods\":[]}],\"routeSections\":[],\"serviceTypes\":[{"
+    "\"$type\":\"Tfl.Api.Presentation.Entities.LineServiceTypeInfo, "
+    "Tfl.Api.Presentation.Entities\",\"name\":\"Regular\",\"uri\":\"/Line/Route?ids=Victoria&"
+    "serviceTypes=Regular\"}],\"crowding\":{\"$type\":\"Tfl.Api.Presentation.Entities.Crowding, "
+    "Tfl.Api.Presentation.Entities\"}}]";
+
+static b32 bench_pki_open(void)
+{
+    char text[300];
+    snprintf(text, sizeof text, "%s/make", bench.dir);
+    FILE *f = fopen(text, "w");
+    if (!f)
+        return 0;
+    fputs(peers_pki, f);
+    fputs(bench_pki, f);
+    fprintf(f, "printf %%s '%s' >Line/victoria/Status\n", bench_tfl);
+    fclose(f);
+    snprintf(text, sizeof text, "cd %s && sh make >log 2>&1 || { cat log; exit 1; }", bench.dir);
+    return !system(text);
+}
+
+static void bench_nginx_open(void)
+{
+    char path[100];
+    int fd = world_listen(0);
+    bench.https_port = world_port(fd);
+    close(fd);
+    snprintf(path, sizeof path, "%s/bench.conf", bench.dir);
+    FILE *f = fopen(path, "w");
+    fprintf(f,
+            "daemon off; master_process off; pid %s/pid; error_log %s/nginx.log; events {}\n"
+            "http { access_log off; client_body_temp_path t; proxy_temp_path t;\n"
+            "fastcgi_temp_path t; uwsgi_temp_path t; scgi_temp_path t; ssl_protocols TLSv1.3;\n"
+            "default_type application/json; keepalive_requests 100000;\n"
+            "server { listen 127.0.0.1:%d ssl; ssl_certificate tfl.chain;\n"
+            "ssl_certificate_key tfl.key; root %s; } }\n",
+            bench.dir, bench.dir, bench.https_port, bench.dir);
+    fclose(f);
+    bench.nginx = fork();
+    if (!bench.nginx) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        setenv("PATH", "/usr/sbin:/usr/bin:/bin", 1);
+        execlp("nginx", "nginx", "-p", bench.dir, "-c", path, "-e", "/dev/null", (char *)0);
+        _exit(127);
+    }
+    for (int tries = 0; tries < 100; tries++) {
+        address to = {.ip = {127, 0, 0, 1}, .port = (u16)bench.https_port};
+        i32 s;
+        if (!os_connect(&s, &to, 0, os_monotonic() + SECOND)) {
+            os_close(s);
+            return;
+        }
+        usleep(20000);
+    }
+}
+
+/* ---- the steps of a first answer ---- */
+
+#define BENCH_STEP_NAMES(X)                          \
+    X(START, "start: up to the first GET")           \
+    X(EVENT, "event: received and parsed")           \
+    X(DNS, "DNS")                                    \
+    X(CONNECT, "connect")                            \
+    X(HELLO, "ClientHello with key share")           \
+    X(AGREE, "ServerHello: key agreement, keys")     \
+    X(CHAIN, "certificates: whole check")            \
+    X(VERIFY, "CertificateVerify: P-256 signature")  \
+    X(FINISHED, "Finished, both ways")               \
+    X(GET, "GET to TfL")                             \
+    X(PARSE, "TfL's answer: received, opened, read") \
+    X(RESPOND, "speech written and POSTed")
+
+typedef enum {
+#define X(name, what) STEP_##name,
+    BENCH_STEP_NAMES(X)
+#undef X
+        STEP_COUNT
+} bench_step;
+
+static const char *const bench_step_names[] = {
+#define X(name, what) what,
+    BENCH_STEP_NAMES(X)
+#undef X
+};
+
+/* Shared with the child that takes the steps. */
+typedef struct {
+    i64 spent[STEP_COUNT], last;
+    int tcp, sends, records; /* TCP connections; what was sent and received on the second */
+    i32 api, tls;            /* their descriptors */
+    b32 asked, done;         /* a name has been asked for; the answer is out */
+} bench_taken;
+
+static bench_taken *bench_take; /* null but in that child */
+
+/* What was spent since the last mark belongs to this step. */
+static void bench_mark(bench_step step)
+{
+    i64 now = os_clock(CLOCK_THREAD_CPUTIME_ID);
+    bench_take->spent[step] += now - bench_take->last;
+    bench_take->last = os_clock(CLOCK_THREAD_CPUTIME_ID);
+}
+
+/* Of the names, the first file that is looked at is /etc/hosts. */
+static void bench_told_map(void)
+{
+    if (bench_take && bench_take->tcp == 1) {
+        bench_mark(bench_take->asked ? STEP_DNS : STEP_EVENT);
+        bench_take->asked = 1;
+    }
+}
+
+/* Before a connect, and after it. */
+static void bench_told_connect(b32 datagram, b32 after, i32 fd)
+{
+    bench_taken *t = bench_take;
+    if (!t)
+        return;
+    bench_mark(!t->tcp ? STEP_START : datagram || !after ? STEP_DNS : STEP_CONNECT);
+    if (after && !datagram)
+        *(t->tcp++ ? &t->tls : &t->api) = fd;
+}
+
+/* After a send. On the second connection ClientHello, Finished and GET go out, in this order. */
+static void bench_told_send(i32 fd)
+{
+    static const bench_step steps[] = {STEP_HELLO, STEP_FINISHED, STEP_GET};
+    bench_taken *t = bench_take;
+    if (!t)
+        return;
+    if (fd == t->tls)
+        bench_mark(steps[t->sends < 2 ? t->sends : 2]);
+    else
+        bench_mark(fd != t->api ? STEP_DNS : t->tcp == 1 ? STEP_START : STEP_RESPOND);
+    t->sends += fd == t->tls;
+    if (fd == t->api && t->tcp == 2) {
+        t->done = 1;
+        _exit(0);
+    }
+}
+
+/* Before a receive, when the record before it is worked off, and after it. The server's flight is
+ * six records: ServerHello, change_cipher_spec, EncryptedExtensions, and the three below. */
+static void bench_told_recv(i32 fd, b32 after)
+{
+    static const bench_step steps[] = {STEP_AGREE, STEP_AGREE,  STEP_AGREE,
+                                       STEP_CHAIN, STEP_VERIFY, STEP_FINISHED};
+    bench_taken *t = bench_take;
+    if (!t)
+        return;
+    if (fd == t->tls && t->sends == 1) {
+        int record = t->records - !after;
+        bench_mark(record < 0 ? STEP_HELLO : steps[record < 5 ? record : 5]);
+        t->records += after;
+    } else {
+        bench_mark(fd == t->tls ? STEP_PARSE : fd == t->api ? STEP_EVENT : STEP_DNS);
+    }
+}
+
+/* How much a receive may give: a TLS stream's next record and no more. */
+static iz bench_told_room(i32 fd, iz cap)
+{
+    u8 header[5];
+    if (!bench_take || fd != bench_take->tls)
+        return cap;
+    os_wait(fd, POLLIN, os_monotonic() + SECOND);
+    if (recv(fd, header, 5, MSG_PEEK) != 5)
+        return cap;
+    iz n = 5 + header[3] * 256 + header[4];
+    return n < cap ? n : cap;
+}
+
+/* The CPU time of each step, in us, of one first answer. */
+static b32 bench_steps_once(double us[STEP_COUNT])
+{
+    static u8 process_memory[PROCESS_BYTES], event_memory[INVOCATION_BYTES];
+    bench_taken *shared =
+        mmap(0, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pid_t pid = fork();
+    if (!pid) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        arena process = arena_of(process_memory, PROCESS_BYTES);
+        arena event = arena_of(event_memory, INVOCATION_BYTES);
+        bench_take = shared;
+        shared->tls = shared->api = -1;
+        shared->last = os_clock(CLOCK_THREAD_CPUTIME_ID);
+        _exit(skill_run(&process, &event, (const char *const *)bench_env()));
+    }
+    bench_wire *w = bench_hear();
+    b32 good = bench_is_next(w);
+    if (good) {
+        bench_say_event(w);
+        w = bench_hear();
+        good = bench_is_answer(&bench.program[1], w);
+    }
+    if (!good)
+        kill(pid, SIGKILL);
+    waitpid(pid, 0, 0); /* it ends by itself, once it has read the clock after its POST */
+    bench_hang_up();
+    good = good && shared->done;
+    for (int i = 0; i < STEP_COUNT; i++)
+        us[i] = (double)shared->spent[i] / 1e3;
+    munmap(shared, sizeof *shared);
+    return good;
+}
+
+static double bench_steps[STEP_COUNT][BENCH_STEPS];
+
+/* Runs it again and again and keeps the medians in the first column. */
+static b32 bench_steps_take(void)
+{
+    for (int run = 0; run < BENCH_STEPS; run++) {
+        double us[STEP_COUNT];
+        if (!bench_steps_once(us))
+            return 0;
+        for (int i = 0; i < STEP_COUNT; i++)
+            bench_steps[i][run] = us[i];
+        fprintf(stderr, "\rsteps %d/%d ", run + 1, BENCH_STEPS);
+    }
+    for (int i = 0; i < STEP_COUNT; i++)
+        bench_steps[i][0] = bench_quantile(bench_steps[i], BENCH_STEPS, 0.5);
+    return 1;
+}
+
+/* ---- what is inside the check of certificates and the agreement of keys ---- */
+
+#define BENCH_TIME(what, code)                                                      \
+    do {                                                                            \
+        double at[BENCH_STEPS];                                                     \
+        for (int i_ = 0; i_ < BENCH_STEPS; i_++) {                                  \
+            i64 start_ = os_clock(CLOCK_THREAD_CPUTIME_ID);                         \
+            code;                                                                   \
+            at[i_] = (double)(os_clock(CLOCK_THREAD_CPUTIME_ID) - start_) / 1e3;    \
+        }                                                                           \
+        printf("    %-44s %8.1f us\n", what, bench_quantile(at, BENCH_STEPS, 0.5)); \
+    } while (0)
+
+/* The certificates of a PEM file, decoded into `room`. */
+static iz bench_certs(const char *name, str certs[], iz most, u8 *room)
+{
+    char path[100];
+    pem_entry e;
+    iz at = 0, n = 0;
+    snprintf(path, sizeof path, "%s/%s", bench.dir, name);
+    str file = os_map(path);
+    for (; n < most && pem_next(file, &at, &e); n++, room += e.size) {
+        pem_decode(&e, 0, e.size, room);
+        certs[n] = (str){room, e.size};
+    }
+    return n;
+}
+
+static void bench_inside(void)
+{
+    static u8 room[1 << 14], secret[32], share[32], shared[32], text[150];
+    static certificate leaf, ica, root;
+    static x509_report report;
+    str certs[3];
+    public_key key;
+    char path[100];
+    iz n = bench_certs("tfl.chain", certs, 2, room);
+    n += bench_certs("root.pem", certs + 2, 1, room + (1 << 13));
+    invariant(n == 3);
+    cert_decode(&leaf, certs[0]);
+    cert_decode(&ica, certs[1]);
+    cert_decode(&root, certs[2]);
+    snprintf(path, sizeof path, "%s/bundle", bench.dir);
+    str bundle = os_map(path), host = S("tfl.test");
+    i64 now = os_unix_ms() / 1000;
+    err error = E_None;
+    os_random(secret, 32);
+    puts("\nInside these steps, each by itself with warm caches, CPU time, median");
+    BENCH_TIME("X25519: our share", x25519_public(share, secret));
+    BENCH_TIME("X25519: the shared secret", error |= x25519(shared, secret, share));
+    BENCH_TIME("search of the bundle and whole check",
+               error |= x509_verify(certs, 2, host, now, bundle, &key, &report));
+    BENCH_TIME("  RSA-4096: intermediate by root",
+               error |= key_verify(&root.key, ica.sig, ica.signed_part, ica.signature));
+    BENCH_TIME("  P-384: leaf by intermediate",
+               error |= key_verify(&ica.key, leaf.sig, leaf.signed_part, leaf.signature));
+    text[0] = 1;
+    BENCH_TIME("P-256: CertificateVerify", ecdsa_verify(P256, leaf.key.point, (str){text, 32},
+                                                        (str){share, 32}, (str){shared, 32}));
+    printf("    %d roots in the bundle, %d signatures checked%s\n", (int)BENCH_ROOTS,
+           (int)report.checks, error ? ": FAILED" : "");
+}
+
+/* ---- other people's clients: whole processes, and connections in a row ---- */
+
+/* CPU time of a command in us, user and system; negative if it fails. */
+static double bench_command(const char *format, int count)
+{
+    char text[700];
+    struct rusage use;
+    int status;
+    unit_print(text, sizeof text, format, bench.host, bench.https_port, count);
+    pid_t pid = fork();
+    if (!pid) {
+        if (chdir(bench.dir) || !freopen("log", "w", stdout) || !freopen("log2", "w", stderr))
+            _exit(127);
+        execl("/bin/sh", "sh", "-c", text, (char *)0);
+        _exit(127);
+    }
+    if (wait4(pid, &status, 0, &use) != pid || status)
+        return -1;
+    return (double)(use.ru_utime.tv_sec + use.ru_stime.tv_sec) * 1e6 +
+           (double)(use.ru_utime.tv_usec + use.ru_stime.tv_usec);
+}
+
+/* The number that stands before `word` in what the last command said; 0 if it is not there. */
+static double bench_said(const char *word)
+{
+    char path[100];
+    snprintf(path, sizeof path, "%s/log", bench.dir);
+    const char *text = bench_file(path), *at = strstr(text, word);
+    while (at && at > text && at[-1] != '\n')
+        at--;
+    return at ? strtod(at, 0) : 0;
+}
+
+/* Our own client's connections in a row, each with a full handshake, CPU time of each in us. */
+static double bench_own_row(void)
+{
+    static u8 memory[PROCESS_BYTES] __attribute__((aligned(16)));
+    static connection c;
+    static network net;
+    static char roots[120];
+    const char *env[] = {roots, 0};
+    double at[BENCH_STEPS];
+    arena process = arena_of(memory, countof(memory));
+    snprintf(roots, sizeof roots, "SSL_CERT_FILE=%s/bundle", bench.dir);
+    net = (network){.process = &process, .env = env};
+    connection_init(&c, &net, (origin){unit_str(bench.host), (u16)bench.https_port, 1});
+    for (iz i = 0; i < BENCH_STEPS; i++) {
+        i64 start = os_clock(CLOCK_THREAD_CPUTIME_ID);
+        if (connection_open(&c, os_monotonic() + 5 * SECOND))
+            return -1;
+        at[i] = (double)(os_clock(CLOCK_THREAD_CPUTIME_ID) - start) / 1e3;
+        connection_close(&c);
+    }
+    return bench_quantile(at, BENCH_STEPS, 0.5);
+}
+
+static void bench_others(void)
+{
+    static const char s_time[] = "exec openssl s_time -connect %s:%d -CAfile bundle -verify 3 "
+                                 "-new -time 2";
+    static const char s_client[] = "exec openssl s_client -connect %s:%d -CAfile bundle "
+                                   "-verify_return_error </dev/null";
+    static const char curl[] = "exec curl -s --cacert bundle -H 'Connection: close' "
+                               "'https://%s:%d/Line/victoria/Status?[1-%d]'";
+    char get[400];
+    snprintf(get, sizeof get, "SSL_CERT_FILE=bundle exec %.300s get https://%%s:%%d/",
+             peers_self());
+    puts("\nOther clients of the same server, CPU time (user and system)");
+    printf("    %-44s %8.1f us\n", "this client, a connection in a row of them", bench_own_row());
+    double used = bench_command(s_time, 0), made = bench_said(" connections in");
+    if (used > 0 && made > 0)
+        printf("    %-44s %8.1f us\n", "openssl s_time, likewise", used / made);
+    double one = bench_command(curl, 1), many = bench_command(curl, 51);
+    if (one > 0 && many > 0)
+        printf("    %-44s %8.1f us\n", "curl, likewise", (many - one) / 50);
+    printf("    %-44s %8.1f us\n", "skill_test get, the whole process", bench_command(get, 0));
+    printf("    %-44s %8.1f us\n", "openssl s_client, the whole process",
+           bench_command(s_client, 0));
+    printf("    %-44s %8.1f us\n", "curl, the whole process", one);
+}
+
+/* ---- the report ---- */
+
+static void bench_table(void)
+{
+    static const struct {
+        const char *what, *unit;
+    } rows[] = {
+#define X(name, what, unit) {what, unit},
+        BENCH_FIGURES(X)
+#undef X
+    };
+    printf("\n%-38s %5s", "median (p90), against the floor", "");
+    for (int i = 0; i < bench.programs; i++)
+        printf(" %24s", bench.program[i].name);
+    puts("");
+    for (int f = 0; f < BENCH_FIGURE_COUNT; f++) {
+        double floor = bench_median(&bench.program[0], (bench_figure)f);
+        printf("%-38s %5s", rows[f].what, rows[f].unit);
+        for (int i = 0; i < bench.programs; i++) {
+            bench_program *p = &bench.program[i];
+            iz n = p->figure[f].n;
+            char text[60] = "-", ratio[20] = "";
+            if (n && floor > 0 && f <= BENCH_COLD_WALL)
+                snprintf(ratio, sizeof ratio, " %.2fx", bench_median(p, (bench_figure)f) / floor);
+            if (n)
+                snprintf(text, sizeof text, "%.0f (%.0f)%s", bench_median(p, (bench_figure)f),
+                         bench_quantile(p->figure[f].at, n, 0.9), ratio);
+            printf(" %24s", text);
+        }
+        puts("");
+    }
+    for (int i = 1; i < bench.programs; i++) {
+        bench_program *p = &bench.program[i];
+        iz n = p->figure[BENCH_QUOTA_THROTTLED].n, free = 0;
+        for (iz j = 0; j < n; j++)
+            free += p->figure[BENCH_QUOTA_THROTTLED].at[j] < 0.5;
+        if (n)
+            printf("%s: not throttled in %td of %td runs under the quota\n", p->name, free, n);
+    }
+}
+
+enum { BENCH_BINS = 30 };
+
+/* Counts a program's starts by their time; the last bin holds all that took longer. */
+static int bench_bins(bench_program *p, double from, double step, int bins[BENCH_BINS])
+{
+    int most = 1;
+    memset(bins, 0, BENCH_BINS * sizeof *bins);
+    for (iz i = 0; i < p->figure[BENCH_START_WALL].n; i++) {
+        int bin = (int)((p->figure[BENCH_START_WALL].at[i] - from) / step);
+        bin = bin < 0 ? 0 : bin < BENCH_BINS ? bin : BENCH_BINS - 1;
+        if (++bins[bin] > most)
+            most = bins[bin];
+    }
+    return most;
+}
+
+static void bench_distribution(double from, double step)
+{
+    static const char levels[] = " .:-=+*#%@";
+    int bins[BENCH_BINS];
+    printf("\nstarts by their time, %.0f to %.0f us, the last column all above\n", from,
+           from + step * BENCH_BINS);
+    for (int i = 0; i < bench.programs; i++) {
+        int most = bench_bins(&bench.program[i], from, step, bins);
+        printf("%-12.12s |", bench.program[i].name);
+        for (int b = 0; b < BENCH_BINS; b++)
+            putchar(levels[(bins[b] * 9 + most - 1) / most]);
+        puts("|");
+    }
+}
+
+/* Start times of all programs as outlines, and one bar of the steps of a first answer. */
+static void bench_svg(double from, double step)
+{
+    static const char *const colours[] = {"#8a8f98", "#c8102e", "#0019a8", "#007229",
+                                          "#f68d2e", "#6950a1", "#00afad", "#b26300",
+                                          "#e35d9a", "#3b7dd8", "#7d7d00", "#444444"};
+    char path[500];
+    int bins[BENCH_BINS];
+    double at = 60, total = 0;
+    snprintf(path, sizeof path, "%.400s", peers_self());
+    snprintf(strrchr(path, '/'), 20, "/bench.svg");
+    FILE *f = fopen(path, "w");
+    if (!f)
+        return;
+    fprintf(f,
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 960 620\" "
+            "font-family=\"sans-serif\" font-size=\"14\">\n"
+            "<rect width=\"960\" height=\"620\" fill=\"white\"/>\n"
+            "<text x=\"60\" y=\"30\" font-size=\"18\">Start: spawn to the first GET, %td runs of "
+            "each</text>\n",
+            bench.program[0].figure[BENCH_START_WALL].n);
+    for (int i = 0; i < bench.programs; i++) {
+        int most = bench_bins(&bench.program[i], from, step, bins);
+        fprintf(f, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"60,260",
+                colours[i]);
+        for (int b = 0; b < BENCH_BINS; b++)
+            fprintf(f, " %d,%.1f %d,%.1f", 60 + b * 28, 260 - 200.0 * bins[b] / most, 88 + b * 28,
+                    260 - 200.0 * bins[b] / most);
+        fprintf(f,
+                " 900,260\"/>\n<rect x=\"640\" y=\"%d\" width=\"14\" height=\"14\" fill=\"%s\"/>"
+                "<text x=\"662\" y=\"%d\">%.30s, median %.0f us</text>\n",
+                48 + 22 * i, colours[i], 60 + 22 * i, bench.program[i].name,
+                bench_median(&bench.program[i], BENCH_START_WALL));
+    }
+    for (int b = 0; b <= BENCH_BINS; b += 5)
+        fprintf(f, "<text x=\"%d\" y=\"280\" text-anchor=\"middle\">%.0f</text>\n", 60 + b * 28,
+                from + step * b);
+    for (int i = 0; i < STEP_COUNT; i++)
+        total += bench_steps[i][0];
+    fprintf(f,
+            "<text x=\"60\" y=\"330\" font-size=\"18\">A first answer: %.0f us of CPU by its "
+            "steps</text>\n",
+            total);
+    for (int i = 0; i < STEP_COUNT && total > 0; i++) {
+        double us = bench_steps[i][0], width = 840 * us / total;
+        fprintf(f,
+                "<rect x=\"%.1f\" y=\"345\" width=\"%.1f\" height=\"44\" fill=\"%s\"/>\n"
+                "<rect x=\"%d\" y=\"%d\" width=\"14\" height=\"14\" fill=\"%s\"/>"
+                "<text x=\"%d\" y=\"%d\">%s: %.0f us</text>\n",
+                at, width, colours[i], 60 + i / 6 * 420, 410 + 32 * (i % 6), colours[i],
+                82 + i / 6 * 420, 422 + 32 * (i % 6), bench_step_names[i], us);
+        at += width;
+    }
+    fprintf(f, "</svg>\n");
+    fclose(f);
+    printf("\ndrawn: %s\n", path);
+}
+
+static void bench_sizes(void)
+{
+    static const char *const files[] = {"bootstrap", "aarch64/bootstrap", "x86_64/bootstrap",
+                                        "skill-aarch64.zip", "skill-x86_64.zip"};
+    char path[500];
+    struct stat st;
+    for (iz i = 0; i < countof(files); i++) {
+        snprintf(path, sizeof path, "%.400s", peers_self());
+        snprintf(strrchr(path, '/') + 1, 40, "%s", files[i]);
+        if (!stat(path, &st))
+            printf("%-38s %8ld bytes\n", files[i], (long)st.st_size);
+    }
+}
+
+/* ---- the whole ---- */
+
+static void bench_round(b32 (*run)(bench_program *p), const char *what, int rounds, int first)
+{
+    for (int round = 0; round < rounds; round++) {
+        int order[BENCH_PROGRAMS];
+        for (int i = first; i < bench.programs; i++) {
+            u8 r;
+            test_fill(&bench.seed, &r, 1);
+            int j = first + r % (i - first + 1);
+            order[i] = order[j];
+            order[j] = i;
+        }
+        for (int i = first; i < bench.programs; i++)
+            if (!run(&bench.program[order[i]]))
+                failed++;
+        fprintf(stderr, "\r%s %d/%d ", what, round + 1, rounds);
+    }
+    fprintf(stderr, "\n");
+}
+
+static b32 bench_run_warm(bench_program *p)
+{
+    return bench_run(p, 0);
+}
+
+static b32 bench_run_cold(bench_program *p)
+{
+    return bench_run(p, 1);
+}
+
+/* PEER, "name=path": one program more. */
+static void bench_programs(void)
+{
+    const char *asked = getenv("PEER");
+    bench_program *p = bench.program;
+    char self[400];
+    snprintf(self, sizeof self, "%.300s", peers_self());
+    *strrchr(self, '/') = 0;
+    snprintf(p->name, sizeof p->name, "floor");
+    snprintf(p->path, sizeof p->path, "%.280s/floor", self);
+    p++->floor = 1;
+    snprintf(p->name, sizeof p->name, "bootstrap");
+    snprintf(p++->path, sizeof p->path, "%.280s", world_bootstrap());
+    if (asked && strchr(asked, '=')) {
+        snprintf(p->name, sizeof p->name, "%.*s", (int)strcspn(asked, "="), asked);
+        snprintf(p++->path, sizeof p->path, "%.280s", strchr(asked, '=') + 1);
+    }
+    bench.programs = (int)(p - bench.program);
+}
+
+static void bench_close(void)
+{
+    char text[200];
+    kill(bench.nginx, SIGKILL);
+    waitpid(bench.nginx, 0, 0);
+    if (bench.dns > 0) {
+        kill(bench.dns, SIGKILL);
+        waitpid(bench.dns, 0, 0);
+    }
+    if (*bench.quota)
+        rmdir(bench.quota);
+    snprintf(text, sizeof text, "rm -rf %s", bench.dir);
+    failed += system(text) != 0;
+}
+
+static int command_bench(void)
+{
+    const char *asked = getenv("BENCH_RUNS");
+    setvbuf(stdout, 0, _IOLBF, BUFSIZ); /* nothing is left for a child to print again */
+    bench.runs = asked ? atoi(asked) : 300;
+    bench.seed = (u64)now_ns() | 1;
+    if (bench.runs < 1 || bench.runs > BENCH_RUNS / BENCH_WARM) {
+        fprintf(stderr, "BENCH_RUNS: 1 to %d\n", BENCH_RUNS / BENCH_WARM);
+        return 2;
+    }
+    snprintf(bench.dir, sizeof bench.dir, "/tmp/skill_bench.XXXXXX");
+    if (system(
+            "PATH=$PATH:/usr/sbin; command -v openssl >/dev/null && command -v nginx >/dev/null")) {
+        printf("make bench needs openssl and nginx. To install: openssl nginx-light\n");
+        return 1;
+    }
+    for (iz i = 0; i < countof(bench.wire); i++)
+        bench.wire[i].fd = -1;
+    if (!mkdtemp(bench.dir) || !bench_pki_open()) {
+        fprintf(stderr, "bench: no certificates\n");
+        return 1;
+    }
+    b32 named = bench_dns_open();
+    snprintf(bench.host, sizeof bench.host, named ? "tfl.test" : "localhost");
+    bench.listener = world_listen(0);
+    bench.port = world_port(bench.listener);
+    bench_nginx_open();
+    bench_programs();
+    bench_quota_open();
+    event_make(&bench.event, &e2e_victoria);
+    for (int i = 0; i < bench.programs; i++)
+        bench_count_calls(&bench.program[i]);
+    bench_round(bench_run_warm, "starts and answers", bench.runs, 0);
+    bench_round(bench_run_cold, "cold starts", (bench.runs + 4) / 5, 0);
+    if (*bench.quota)
+        bench_round(bench_run_quota, "under the quota", (bench.runs + 2) / 3, 1);
+    b32 stepped = bench_steps_take();
+    fprintf(stderr, "\n");
+    double from = bench_quantile(bench.program[0].figure[BENCH_START_WALL].at,
+                                 bench.program[0].figure[BENCH_START_WALL].n, 0.02);
+    double step = (2 * bench_median(&bench.program[1], BENCH_START_WALL) - from) / BENCH_BINS;
+    bench_table();
+    bench_sizes();
+    if (!named)
+        puts("no namespace (root is needed): the host is localhost, without DNS");
+    if (!*bench.quota)
+        puts("no control group for CPU: nothing is measured under a quota");
+    bench_distribution(from, step);
+    puts("\nSteps of a first answer, CPU time, median");
+    for (int i = 0; i < STEP_COUNT; i++)
+        printf("    %-44s %8.1f us\n", bench_step_names[i], bench_steps[i][0]);
+    failed += !stepped;
+    bench_inside();
+    bench_others();
+    bench_svg(from, step);
+    bench_close();
+    printf("%d runs failed\n", failed);
+    return failed > 0;
+}
+
+/* ---------------------------------------------------------------------------------------------
  * Commands
  * ------------------------------------------------------------------------------------------ */
 
@@ -16774,8 +18067,8 @@ static int get_usage(void)
 }
 
 /* Status line (without the phrase, which the client does not keep) and body go to stdout; the
- * error's name and sentence to stderr. What the client takes for an answer is success, a 404 too; one
- * that is still 408, 429 or 5xx after its repeats is printed, and an error. */
+ * error's name and sentence to stderr. What the client takes for an answer is success, a 404 too;
+ * one that is still 408, 429 or 5xx after its repeats is printed, and an error. */
 static int command_get(int count, char **args)
 {
     extern char **environ;
@@ -17262,14 +18555,19 @@ int main(int argc, char **argv)
         return command_run();
     if (!strcmp(command, "serve") && argc <= 3)
         return command_serve(argc > 2 ? atoi(argv[2]) : 0);
+    if (!strcmp(command, "bench") && argc == 2)
+        return command_bench();
     if (!strcmp(command, "get"))
         return command_get(argc - 2, argv + 2);
     if (!strcmp(command, "vectors") && argc > 2)
         return command_vectors(argc - 2, argv + 2);
     if (argc <= 2 && command[0] != '-')
         return command_test(command);
-    fprintf(stderr, "usage: skill_test [NAME | run | serve [PORT] | get URL | vectors FILE...]\n");
+    fprintf(stderr, "usage: skill_test [NAME | run | serve [PORT] | bench | get URL | "
+                    "vectors FILE...]\n");
     return 2;
 }
+
+#endif
 
 #endif
