@@ -88,7 +88,8 @@ fuzz:
 
 # The tests' program with the product's flags, but for the stack guard, which libc would have to
 # know, and the least that any bootstrap does.
-CFLAGS_HOSTED := $(filter-out -fstack-protector-strong -mstack-protector-guard=global $(PIC),\
+CFLAGS_HOSTED := $(filter-out -fstack-protector-strong -mstack-protector-guard=global \
+  $(filter-out -fPIE,$(PIC)),\
   $(CFLAGS_BOOTSTRAP)) -Wno-unused -D_GNU_SOURCE $(if $(CLANG),,-Wno-format-truncation)
 $(OUT)/bench: skill_test.c skill.c Makefile
 	mkdir -p $(OUT)

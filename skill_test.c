@@ -2346,7 +2346,7 @@ static void test_hash_openssl(void)
     u64 seed = 4;
     if (!test_openssl())
         return;
-    for (iz i = 0; i < 24; i++) {
+    for (iz i = 0; i < 120; i++) {
         u8 msg[256], out[HASH_MAX];
         char msg_hex[513], command[1200], input[300], out_hex[129];
         hash_id id = (hash_id)(i % 3);
@@ -2376,7 +2376,7 @@ static void test_hkdf_openssl(void)
     u64 seed = 5;
     if (!test_openssl())
         return;
-    for (iz i = 0; i < 24; i++) {
+    for (iz i = 0; i < 120; i++) {
         u8 key[150], salt[150], prk[HASH_MAX], okm[150];
         char key_hex[301], salt_hex[301], okm_hex[301], command[1200], input[301];
         hash_id id = (hash_id)(i % 3);
@@ -2427,7 +2427,7 @@ static void test_x25519_openssl(void)
     char dir[] = "/tmp/skill_test_XXXXXX", command[600];
     if (!test_openssl() || !mkdtemp(dir))
         return;
-    for (iz i = 0; i < 16; i++) {
+    for (iz i = 0; i < 60; i++) {
         u8 ours[32], theirs[32], share[32], shared[32], want[32];
         test_fill(&seed, ours, 32);
         test_fill(&seed, theirs, 32);
@@ -2640,7 +2640,7 @@ static void test_vector_symmetric(void)
 
 /* ---- section 6: public keys ---- */
 
-static int public_oracle_rounds = 12;
+static int public_oracle_rounds = 20;
 
 /* ---- tools ---- */
 
@@ -5243,6 +5243,121 @@ static void test_x509_openssl_chains(void)
     x509_check_cases(&p);
     x509_check_mutations(&p);
     x509_check_bound(&p);
+    x509_pki_remove(&p);
+}
+
+/* ---- random chains, judged by openssl verify ---- */
+
+/* $1 is a list of chains, a line each: number, then what the intermediate says of itself, what the
+ * second one does (- for none), what the leaf does, and the host. Prints number and verdict. */
+static const char x509_random_script[] =
+    "mk() { echo \"$4\" | tr '~' '\\n' >ext; ln -f $2.key $1.key\n"
+    "  openssl x509 -new -subj /O=skill/CN=${1%%[0-9]*} -force_pubkey $2.pub -CA $3.der \\\n"
+    "    -CAkey $3.key -set_serial $((1000 * $n + $6)) -days $5 -extfile ext \\\n"
+    "    -outform der -out $1.der; }\n"
+    "for k in a b c; do openssl ecparam -genkey -noout -name prime256v1 -out $k.key\n"
+    "  openssl pkey -in $k.key -pubout -out $k.pub; done\n"
+    "openssl req -x509 -key a.key -days 900 -subj /CN=oracle-root -outform der -out oracle.der \\\n"
+    "  -addext basicConstraints=critical,CA:true -addext keyUsage=critical,keyCertSign\n"
+    "openssl x509 -inform der -in oracle.der -out oracle.pem; ln -f a.key oracle.key\n"
+    "while read -r n days ica second leaf host; do by=ica$n more=\n"
+    "  mk ica$n b oracle \"$ica\" ${days%,*} 1\n"
+    "  [ $second = - ] || { mk second$n c ica$n \"$second\" 30 2\n"
+    "    by=second$n more=\"-untrusted second$n.der\"; }\n"
+    "  mk leaf$n b $by \"$leaf\" ${days#*,} 3\n"
+    "  openssl verify -CAfile oracle.pem -untrusted ica$n.der $more -purpose sslserver \\\n"
+    "    -verify_hostname $host leaf$n.der >>log 2>&1 && echo $n 1 || echo $n 0; done <chains\n";
+
+/* One of a list of choices that are separated by blanks. */
+static const char *x509_choice(u64 *seed, const char *choices)
+{
+    static char text[8][200];
+    static int turn;
+    char list[600], *pick[16];
+    u32 n = 0, r;
+    snprintf(list, sizeof list, "%s", choices);
+    for (char *at = strtok(list, " "); at && n < 16; at = strtok(0, " "))
+        pick[n++] = at;
+    test_fill(seed, (u8 *)&r, sizeof r);
+    turn = (turn + 1) % 8;
+    snprintf(text[turn], sizeof text[turn], "%s", pick[r % n]);
+    return text[turn];
+}
+
+static void x509_random_chain(FILE *f, int n, u64 *seed, const char *host, b32 second)
+{
+    static const char ca[] = "CA:true CA:true CA:true CA:true CA:true CA:true,pathlen:0 "
+                             "CA:true,pathlen:1 CA:true,pathlen:2 CA:false";
+    static const char usage[] = "keyCertSign keyCertSign,cRLSign keyCertSign keyCertSign "
+                                "keyCertSign digitalSignature";
+    static const char names[] =
+        "~ ~ ~ ~ ~nameConstraints=critical,permitted;DNS:good.test "
+        "~nameConstraints=critical,permitted;DNS:test "
+        "~nameConstraints=critical,excluded;DNS:b.test "
+        "~nameConstraints=critical,permitted;DNS:other.test "
+        "~nameConstraints=critical,excluded;DNS:good.test "
+        "~nameConstraints=critical,excluded;DNS:a.good.test "
+        "~nameConstraints=critical,permitted;IP:10.0.0.0/255.0.0.0";
+    static const char purposes[] = "~ ~ ~ ~ ~extendedKeyUsage=serverAuth,clientAuth "
+                                   "~extendedKeyUsage=clientAuth "
+                                   "~extendedKeyUsage=serverAuth";
+    static const char sans[] = "DNS:a.good.test DNS:*.good.test DNS:good.test,DNS:a.good.test "
+                               "DNS:*.a.good.test DNS:A.GOOD.test DNS:x.test,DNS:a.good.test DNS:*.test "
+                               "DNS:a.good.test,IP:10.1.2.3 DNS:w*.good.test";
+    fprintf(f, "%d %s,%s ", n, x509_choice(seed, "30 30 30 30 30 30 30 30 30 -1"),
+            x509_choice(seed, "30 30 30 30 30 30 30 30 30 -1"));
+    for (int i = 0; i < 1 + second; i++)
+        fprintf(f, "basicConstraints=critical,%s~keyUsage=critical,%s%s%s ",
+                x509_choice(seed, ca), x509_choice(seed, usage), x509_choice(seed, names),
+                x509_choice(seed, purposes));
+    fprintf(f, "%ssubjectAltName=%s~keyUsage=critical,digitalSignature%s %s\n",
+            second ? "" : "- ", x509_choice(seed, sans), x509_choice(seed, purposes), host);
+}
+
+static void test_x509_openssl_random(void)
+{
+    enum { CHAINS = 100 };
+    x509_pki p;
+    char text[300], hosts[CHAINS][20];
+    u64 seed = 20261127;
+    int n, valid, accepted = 0, judged = 0;
+    if (!test_openssl())
+        return;
+    snprintf(p.dir, sizeof p.dir, "/tmp/x509.XXXXXX");
+    CHECK(mkdtemp(p.dir));
+    snprintf(text, sizeof text, "%s/chains", p.dir);
+    FILE *f = fopen(text, "w");
+    for (int i = 0; i < CHAINS; i++) {
+        snprintf(hosts[i], sizeof hosts[i], "%s",
+                 x509_choice(&seed, "a.good.test a.good.test good.test b.a.good.test x.test"));
+        x509_random_chain(f, i, &seed, hosts[i], i % 3 == 0);
+    }
+    fclose(f);
+    snprintf(text, sizeof text, "%s/judge", p.dir);
+    f = fopen(text, "w");
+    fputs(x509_random_script, f);
+    fclose(f);
+    snprintf(text, sizeof text, "cd %s && sh judge 2>log2", p.dir);
+    f = popen(text, "r");
+    str bundle = x509_bundle(&p, "");
+    while (f && fscanf(f, "%d %d", &n, &valid) == 2) {
+        char names[60], what[100];
+        str certs[3];
+        public_key key;
+        x509_report report;
+        if (!judged++)
+            bundle = x509_bundle(&p, "oracle");
+        snprintf(names, sizeof names, n % 3 ? "leaf%d ica%d" : "leaf%d ica%d second%d", n, n, n);
+        iz count = x509_files(&p, names, certs, 3);
+        err got = x509_verify(certs, count, unit_str(hosts[n]), time(0), bundle, &key, &report);
+        snprintf(what, sizeof what, "chain %d for %s: openssl %d, here %s", n, hosts[n], valid,
+                 unit_error(got));
+        check_at(__FILE__, __LINE__, (got == E_None) == valid, what);
+        accepted += valid;
+    }
+    CHECK(f && !pclose(f) && judged == CHAINS);
+    snprintf(text, sizeof text, "%d of %d chains accepted", accepted, CHAINS);
+    check_at(__FILE__, __LINE__, accepted > 10 && accepted < CHAINS - 10, text);
     x509_pki_remove(&p);
 }
 
@@ -18105,9 +18220,11 @@ static int command_get(int count, char **args)
     if (get_state.tell) {
         dns_answer found;
         error = dns_resolve(&net.dns, to.host, deadline, &found);
-        for (iz i = 0; i < found.count; i++)
+        for (iz i = 0; i < found.count; i++) {
+            found.at[i].port = to.port;
             get_tell("address of %.*s: %s", (int)to.host.len, to.host.ptr,
                      get_address(&found.at[i]));
+        }
         if (!error)
             error = connection_open(&c, deadline);
         if (c.tls)
@@ -18364,6 +18481,7 @@ static const struct {
     {"x509_signature_forms", test_x509_signature_forms},
     {"x509_bundle", test_x509_bundle},
     {"x509_openssl_chains", test_x509_openssl_chains},
+    {"x509_openssl_random", test_x509_openssl_random},
     {"tls_refused_hello", test_tls_refused_hello},
     {"tls_refused_retry", test_tls_refused_retry},
     {"tls_refused_flight", test_tls_refused_flight},
