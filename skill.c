@@ -2631,8 +2631,9 @@ typedef struct {
 typedef struct {
     u64 prime[FIELD_LIMBS];
     point base;              /* its z is R - prime, which is 1 in Montgomery form */
-    u64 square[FIELD_LIMBS]; /* R^2 mod prime: a product with it puts into Montgomery form */
-    u64 b[FIELD_LIMBS];      /* of y^2 = x^3 - 3x + b, in Montgomery form */
+    /* R^2 mod prime: a product with it puts into Montgomery form; b of y^2 = x^3 - 3x + b, in
+     * Montgomery form */
+    u64 square_b[2][FIELD_LIMBS];
     u64 order[FIELD_LIMBS];
 } curve;
 
@@ -2646,9 +2647,9 @@ static const curve curves[2] = {
                 {{0x79e730d418a9143c, 0x75ba95fc5fedb601, 0x79fb732b77622510, 0x18905f76a53755c6},
                  {0xddf25357ce95560a, 0x8b4ab8e4ba19e45c, 0xd2e88688dd21f325, 0x8571ff1825885d85},
                  {0x0000000000000001, 0xffffffff00000000, 0xffffffffffffffff, 0x00000000fffffffe}},
-            .square = {0x0000000000000003, 0xfffffffbffffffff, 0xfffffffffffffffe,
-                       0x00000004fffffffd},
-            .b = {0xd89cdf6229c4bddf, 0xacf005cd78843090, 0xe5a220abf7212ed6, 0xdc30061d04874834},
+            .square_b =
+                {{0x0000000000000003, 0xfffffffbffffffff, 0xfffffffffffffffe, 0x00000004fffffffd},
+                 {0xd89cdf6229c4bddf, 0xacf005cd78843090, 0xe5a220abf7212ed6, 0xdc30061d04874834}},
             .order = {0xf3b9cac2fc632551, 0xbce6faada7179e84, 0xffffffffffffffff,
                       0xffffffff00000000},
         },
@@ -2661,10 +2662,10 @@ static const curve curves[2] = {
                      {0x23043dad4b03a4fe, 0xa1bfa8bf7bb4a9ac, 0x8bade7562e83b050,
                       0xc6c3521968f4ffd9, 0xdd8002263969a840, 0x2b78abc25a15c5e9},
                      {0xffffffff00000001, 0x00000000ffffffff, 0x0000000000000001}},
-            .square = {0xfffffffe00000001, 0x0000000200000000, 0xfffffffe00000000,
-                       0x0000000200000000, 0x0000000000000001, 0x0000000000000000},
-            .b = {0x081188719d412dcc, 0xf729add87a4c32ec, 0x77f2209b1920022e, 0xe3374bee94938ae2,
-                  0xb62b21f41f022094, 0xcd08114b604fbff9},
+            .square_b = {{0xfffffffe00000001, 0x0000000200000000, 0xfffffffe00000000,
+                          0x0000000200000000, 0x0000000000000001, 0x0000000000000000},
+                         {0x081188719d412dcc, 0xf729add87a4c32ec, 0x77f2209b1920022e,
+                          0xe3374bee94938ae2, 0xb62b21f41f022094, 0xcd08114b604fbff9}},
             .order = {0xecec196accc52973, 0x581a0db248b0a77a, 0xc7634d81f4372ddf,
                       0xffffffffffffffff, 0xffffffffffffffff, 0xffffffffffffffff},
         },
@@ -2732,14 +2733,6 @@ static __attribute__((noinline)) void field_sub(curve_id c, u64 *r, const u64 *a
         field_difference(r, a, b, &curves[P256], 4);
     else
         field_difference(r, a, b, &curves[P384], 6);
-}
-
-/* r = a + b mod p: a - (p - b). r may be a or b. */
-static __attribute__((noinline)) void field_add(curve_id c, u64 *r, const u64 *a, const u64 *b)
-{
-    u64 minus_b[FIELD_LIMBS];
-    field_sum(minus_b, curves[c].prime, b, ~(u64)0, ~(u64)0, 1, curve_limbs(c));
-    field_sub(c, r, a, minus_b);
 }
 
 /* r = a * b / R mod p for p = 2^256 - 2^224 + 2^192 + 2^96 - 1, p = -1 mod 2^64. The multiple of p
@@ -2867,9 +2860,9 @@ typedef struct {
     union {
         struct {
             point sum, item;
-            u64 t[5][FIELD_LIMBS];
+            u64 t[5][FIELD_LIMBS], zero[FIELD_LIMBS];
         };
-        u64 limb[11 * FIELD_LIMBS]; /* the same */
+        u64 limb[12 * FIELD_LIMBS]; /* the same */
     };
 } adder;
 
@@ -2879,7 +2872,7 @@ enum {
 };
 
 /* One step of a formula: r = a op b for numbers of an adder, by their first limbs in it. */
-enum { MUL, ADD, SUB };
+enum { MUL, SUB };
 enum {
     X1 = 0,
     Y1 = 6,
@@ -2891,7 +2884,8 @@ enum {
     T1 = 42,
     T2 = 48,
     T3 = 54,
-    T4 = 60
+    T4 = 60,
+    ZERO = 66
 };
 typedef struct {
     u8 op, r, a, b;
@@ -2904,8 +2898,6 @@ static void adder_run(adder *a, const formula_step *s, iz n)
         u64 *r = limb + s->r, *x = limb + s->a, *y = limb + s->b;
         if (s->op == MUL)
             field_mul(a->curve, r, x, y);
-        else if (s->op == ADD)
-            field_add(a->curve, r, x, y);
         else
             field_sub(a->curve, r, x, y);
     }
@@ -2917,10 +2909,10 @@ static void adder_run(adder *a, const formula_step *s, iz n)
  * This is the usual formula for a = -3. It holds for infinity, Z = 0, too; no point has Y = 0,
  * since the orders are odd. */
 static const formula_step double_steps[] = {
-    {MUL, T0, Z1, Z1}, {SUB, T1, X1, T0}, {ADD, T0, X1, T0},
-    {MUL, T0, T0, T1}, {ADD, T1, T0, T0}, {ADD, T0, T0, T1}, /* A */
-    {ADD, T1, Y1, Y1}, {MUL, Z1, Z1, T1}, {MUL, T1, T1, Y1}, /* U */
-    {ADD, T2, T1, T1}, {MUL, T1, T1, T2}, {MUL, T2, T2, X1}, /* B */
+    {MUL, T0, Z1, Z1}, {SUB, T1, X1, T0}, {SUB, T2, ZERO, X1}, {SUB, T2, T2, T0},
+    {MUL, T1, T1, T2}, {SUB, T0, ZERO, T1}, {SUB, T0, T0, T1}, {SUB, T0, T0, T1}, /* A */
+    {SUB, T1, ZERO, Y1}, {SUB, T1, Y1, T1}, {MUL, Z1, Z1, T1}, {MUL, T1, T1, Y1}, /* U */
+    {SUB, T2, ZERO, T1}, {SUB, T2, T1, T2}, {MUL, T1, T1, T2}, {MUL, T2, T2, X1}, /* B */
     {MUL, X1, T0, T0}, {SUB, X1, X1, T2}, {SUB, X1, X1, T2},
     {SUB, T2, T2, X1}, {MUL, T2, T2, T0}, {SUB, Y1, T2, T1},
 };
@@ -2994,26 +2986,24 @@ static void adder_multiples(adder *a, point *multiple, iz n, const point *p)
  * E_PointInvalid. Both curves have prime order: no further check of the group is due. */
 static err point_read(curve_id c, point *p, str s)
 {
+    static const formula_step equation[] = {
+        {MUL, X1, X1, T0}, {MUL, Y1, Y1, T0}, /* into Montgomery form */
+        {MUL, T2, X1, X1}, {SUB, T2, T2, Z1}, {SUB, T2, T2, Z1}, {SUB, T2, T2, Z1},
+        {MUL, T2, T2, X1}, {MUL, T3, Y1, Y1}, {SUB, T3, T3, T1}, {SUB, T3, T3, T2},
+    };
     const curve *f = &curves[c];
     iz n = curve_limbs(c);
-    u64 right[FIELD_LIMBS], left[FIELD_LIMBS];
     if (s.len != 1 + 16 * n || s.ptr[0] != 4)
         return E_PointInvalid;
-    *p = (point){0};
-    limbs_read(p->x, n, str_span(s, 1, 1 + 8 * n));
-    limbs_read(p->y, n, str_span(s, 1 + 8 * n, s.len));
-    if (!limbs_less(p->x, f->prime, n) || !limbs_less(p->y, f->prime, n))
+    adder a = {.curve = c, .sum = f->base};
+    limbs_read(a.sum.x, n, str_span(s, 1, 1 + 8 * n));
+    limbs_read(a.sum.y, n, str_span(s, 1 + 8 * n, s.len));
+    if (!limbs_less(a.sum.x, f->prime, n) || !limbs_less(a.sum.y, f->prime, n))
         return E_PointInvalid;
-    field_mul(c, p->x, p->x, f->square);
-    field_mul(c, p->y, p->y, f->square);
-    copy((u8 *)p->z, (const u8 *)f->base.z, sizeof p->z);
-    field_mul(c, right, p->x, p->x);
-    for (iz i = 0; i < 3; i++) /* x^2 - 3 */
-        field_sub(c, right, right, f->base.z);
-    field_mul(c, right, right, p->x);
-    field_add(c, right, right, f->b);
-    field_mul(c, left, p->y, p->y);
-    return limbs_equal(left, right, n) ? E_None : E_PointInvalid;
+    copy((u8 *)a.t, (const u8 *)f->square_b, sizeof f->square_b);
+    adder_run(&a, equation, countof(equation));
+    *p = a.sum;
+    return field_is_zero(c, a.t[3]) ? E_None : E_PointInvalid;
 }
 
 /* ---- ECDH on P-256 ---- */
@@ -3071,6 +3061,10 @@ static __attribute__((noinline)) u64 scalar_minus(u64 *r, const u64 *a, const u6
  * E_KeyScalar. An even k is replaced by n - k, which is odd, and the result's y negated. */
 static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
 {
+    static const formula_step affine[] = {
+        {MUL, T1, T1, T0}, {MUL, T1, T1, T0}, {MUL, X1, X1, T1}, /* plain numbers all */
+        {MUL, T1, T1, T0}, {MUL, Y1, Y1, T1}, {SUB, T1, ZERO, Y1},
+    };
     struct {
         adder a;
         point multiple[KEY_POINTS];
@@ -3089,17 +3083,12 @@ static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
         w.k[i] ^= (w.k[i] ^ w.other[i]) & even;
 
     adder_scale(&w.a, w.multiple, w.k, p);
-    u64 *x = w.a.sum.x, *y = w.a.sum.y, *z = w.a.t[0], *t = w.a.t[1];
-    field_invert(P256, z, w.a.sum.z);
-    field_mul(P256, t, z, z);
-    field_mul(P256, x, x, t);
-    field_mul(P256, t, t, z);
-    field_mul(P256, y, y, t);
-    field_sub(P256, t, field_zero, y);
+    u64 *x = w.a.sum.x, *y = w.a.sum.y, (*t)[FIELD_LIMBS] = w.a.t;
+    field_invert(P256, t[0], w.a.sum.z);
+    copy((u8 *)t[1], (const u8 *)field_plain_one, sizeof t[1]);
+    adder_run(&w.a, affine, countof(affine));
     for (iz i = 0; i < 4; i++)
-        y[i] ^= (y[i] ^ t[i]) & even;
-    field_mul(P256, x, x, field_plain_one);
-    field_mul(P256, y, y, field_plain_one);
+        y[i] ^= (y[i] ^ t[1][i]) & even;
     out[0] = 4;
     limbs_write(out + 1, 32, x);
     limbs_write(out + 33, 32, y);
@@ -3334,17 +3323,17 @@ static b32 adder_x_is(adder *a, const u64 *r)
     curve_id c = a->curve;
     iz n = curve_limbs(c);
     u64(*t)[FIELD_LIMBS] = a->t;
-    if (field_is_zero(a->curve, a->sum.z))
+    if (field_is_zero(c, a->sum.z))
         return 0;
+    copy((u8 *)t[2], (const u8 *)r, sizeof t[2]);
     field_mul(c, t[0], a->sum.x, field_plain_one);
     field_mul(c, t[1], a->sum.z, a->sum.z);
-    field_mul(c, t[2], r, t[1]);
-    if (limbs_equal(t[0], t[2], n))
-        return 1;
-    if (limbs_add(t[3], r, curves[c].order, n) || !limbs_less(t[3], curves[c].prime, n))
-        return 0;
-    field_mul(c, t[2], t[3], t[1]);
-    return limbs_equal(t[0], t[2], n);
+    do {
+        field_mul(c, t[3], t[2], t[1]);
+        if (limbs_equal(t[0], t[3], n))
+            return 1;
+    } while (!limbs_add(t[2], t[2], curves[c].order, n) && limbs_less(t[2], curves[c].prime, n));
+    return 0;
 }
 
 /* Whether (r, s), unsigned big-endian numbers, is a signature of a digest of any length under a key
