@@ -1793,47 +1793,46 @@ static void hash_of(hash_id id, str data, u8 out[HASH_MAX])
 
 /* ---- HMAC and HKDF ---- */
 
-/* The two hashes of HMAC, each with its padded key taken in. */
-typedef struct {
-    hash inner, outer;
-} hmac_state;
-
-static void hmac_init(hmac_state *m, hash_id id, str key)
+/* A key as HMAC takes it: zeros behind it up to a block; a longer one is hashed first. */
+static void hmac_key(u8 padded[HASH_BLOCK_MAX], hash_id id, str key)
 {
-    u8 pad[HASH_BLOCK_MAX] = {0};
-    iz size = hash_block_size(id);
-    if (key.len > size)
-        hash_of(id, key, pad);
+    wipe(padded, HASH_BLOCK_MAX);
+    if (key.len > hash_block_size(id))
+        hash_of(id, key, padded);
     else
-        copy(pad, key.ptr, key.len);
-    for (iz i = 0; i < size; i++)
-        pad[i] ^= 0x36;
-    hash_init(&m->inner, id);
-    hash_add(&m->inner, (str){pad, size});
-    for (iz i = 0; i < size; i++)
-        pad[i] ^= 0x36 ^ 0x5c;
-    hash_init(&m->outer, id);
-    hash_add(&m->outer, (str){pad, size});
-    wipe(pad, sizeof pad);
+        copy(padded, key.ptr, key.len);
 }
 
-static void hmac_end(hmac_state *m, u8 out[HASH_MAX])
+/* hash_size bytes at out, of the n parts one behind the other; out may lie over them. key is as
+ * hmac_key makes it. The second hash is of the first one's digest. */
+static void hmac_parts(hash_id id, const u8 key[HASH_BLOCK_MAX], const str *parts, iz n,
+                       u8 out[HASH_MAX])
 {
-    u8 digest[HASH_MAX];
-    iz size = hash_size(m->inner.id);
-    hash_end(&m->inner, digest);
-    hash_add(&m->outer, (str){digest, size});
-    hash_end(&m->outer, out);
-    wipe(digest, sizeof digest);
+    u8 pad[HASH_BLOCK_MAX];
+    str digest = {out, hash_size(id)};
+    for (iz round = 0; round < 2; round++) {
+        u64 flip = round ? 0x5c5c5c5c5c5c5c5c : 0x3636363636363636;
+        hash h;
+        hash_init(&h, id);
+        for (iz i = 0; i < HASH_BLOCK_MAX; i += 8)
+            store64(pad + i, load64(key + i) ^ flip);
+        hash_add(&h, (str){pad, hash_block_size(id)});
+        for (; n; n--, parts++)
+            hash_add(&h, *parts);
+        hash_end(&h, out);
+        parts = &digest;
+        n = 1;
+    }
+    wipe(pad, sizeof pad);
 }
 
 /* hash_size bytes at out, which may lie over key or msg. (RFC 2104) */
 static void hmac(hash_id id, str key, str msg, u8 out[HASH_MAX])
 {
-    hmac_state m;
-    hmac_init(&m, id, key);
-    hash_add(&m.inner, msg);
-    hmac_end(&m, out);
+    u8 padded[HASH_BLOCK_MAX];
+    hmac_key(padded, id, key);
+    hmac_parts(id, padded, &msg, 1, out);
+    wipe(padded, sizeof padded);
 }
 
 /* hash_size bytes at out, which may lie over salt or ikm. An empty salt stands for a digest's
@@ -1848,20 +1847,17 @@ static void hkdf_expand(hash_id id, str prk, str info, u8 *out, iz n)
 {
     iz size = hash_size(id);
     invariant(0 <= n && n <= 255 * size);
-    hmac_state keyed, m;
-    u8 digest[HASH_MAX];
-    hmac_init(&keyed, id, prk);
+    u8 key[HASH_BLOCK_MAX], digest[HASH_MAX], count = 0;
+    str parts[3] = {{digest, 0}, info, {&count, 1}};
+    hmac_key(key, id, prk);
     for (iz at = 0; at < n; at += size) {
-        u8 count = (u8)(at / size + 1);
-        m = keyed;
-        hash_add(&m.inner, (str){digest, at ? size : 0});
-        hash_add(&m.inner, info);
-        hash_add(&m.inner, (str){&count, 1});
-        hmac_end(&m, digest);
+        count++;
+        hmac_parts(id, key, parts, countof(parts), digest);
+        parts[0].len = size;
         copy(out + at, digest, n - at < size ? n - at : size);
     }
     wipe(digest, sizeof digest);
-    wipe(&keyed, sizeof keyed);
+    wipe(key, sizeof key);
 }
 
 /* HKDF-Expand-Label: n bytes at out, which may lie over secret. The label comes without its
@@ -2630,7 +2626,7 @@ typedef struct {
 
 typedef struct {
     u64 prime[FIELD_LIMBS];
-    point base;              /* its z is R - prime, which is 1 in Montgomery form */
+    point base; /* its z is R - prime, which is 1 in Montgomery form */
     /* R^2 mod prime: a product with it puts into Montgomery form; b of y^2 = x^3 - 3x + b, in
      * Montgomery form */
     u64 square_b[2][FIELD_LIMBS];
@@ -2647,9 +2643,10 @@ static const curve curves[2] = {
                 {{0x79e730d418a9143c, 0x75ba95fc5fedb601, 0x79fb732b77622510, 0x18905f76a53755c6},
                  {0xddf25357ce95560a, 0x8b4ab8e4ba19e45c, 0xd2e88688dd21f325, 0x8571ff1825885d85},
                  {0x0000000000000001, 0xffffffff00000000, 0xffffffffffffffff, 0x00000000fffffffe}},
-            .square_b =
-                {{0x0000000000000003, 0xfffffffbffffffff, 0xfffffffffffffffe, 0x00000004fffffffd},
-                 {0xd89cdf6229c4bddf, 0xacf005cd78843090, 0xe5a220abf7212ed6, 0xdc30061d04874834}},
+            .square_b = {{0x0000000000000003, 0xfffffffbffffffff, 0xfffffffffffffffe,
+                          0x00000004fffffffd},
+                         {0xd89cdf6229c4bddf, 0xacf005cd78843090, 0xe5a220abf7212ed6,
+                          0xdc30061d04874834}},
             .order = {0xf3b9cac2fc632551, 0xbce6faada7179e84, 0xffffffffffffffff,
                       0xffffffff00000000},
         },
@@ -2726,7 +2723,8 @@ field_difference(u64 *r, const u64 *a, const u64 *b, const curve *f, iz n)
     field_sum(r, s, f->prime, 0, ct_mask(carry ^ 1), 0, n);
 }
 
-/* The same for curve c. */
+/* The same for curve c. There is no sum: a + b is a - (0 - b), and most formulas need 0 - b once
+ * for several sums. */
 static __attribute__((noinline)) void field_sub(curve_id c, u64 *r, const u64 *a, const u64 *b)
 {
     if (c == P256)
@@ -2860,7 +2858,8 @@ typedef struct {
     union {
         struct {
             point sum, item;
-            u64 t[5][FIELD_LIMBS], zero[FIELD_LIMBS];
+            u64 t[5][FIELD_LIMBS];
+            u64 zero[FIELD_LIMBS]; /* stays so: for differences from it */
         };
         u64 limb[12 * FIELD_LIMBS]; /* the same */
     };
@@ -2871,7 +2870,7 @@ enum {
     KEY_POINTS = 16 /* and to 31, for ECDH */
 };
 
-/* One step of a formula: r = a op b for numbers of an adder, by their first limbs in it. */
+/* One step of a formula: r = a op b, product or difference, for numbers of an adder, by their first limbs in it. */
 enum { MUL, SUB };
 enum {
     X1 = 0,
@@ -2909,12 +2908,14 @@ static void adder_run(adder *a, const formula_step *s, iz n)
  * This is the usual formula for a = -3. It holds for infinity, Z = 0, too; no point has Y = 0,
  * since the orders are odd. */
 static const formula_step double_steps[] = {
-    {MUL, T0, Z1, Z1}, {SUB, T1, X1, T0}, {SUB, T2, ZERO, X1}, {SUB, T2, T2, T0},
-    {MUL, T1, T1, T2}, {SUB, T0, ZERO, T1}, {SUB, T0, T0, T1}, {SUB, T0, T0, T1}, /* A */
-    {SUB, T1, ZERO, Y1}, {SUB, T1, Y1, T1}, {MUL, Z1, Z1, T1}, {MUL, T1, T1, Y1}, /* U */
-    {SUB, T2, ZERO, T1}, {SUB, T2, T1, T2}, {MUL, T1, T1, T2}, {MUL, T2, T2, X1}, /* B */
-    {MUL, X1, T0, T0}, {SUB, X1, X1, T2}, {SUB, X1, X1, T2},
-    {SUB, T2, T2, X1}, {MUL, T2, T2, T0}, {SUB, Y1, T2, T1},
+    {MUL, T0, Z1, Z1},   {SUB, T1, X1, T0},                      /* X - Z^2 */
+    {SUB, T2, ZERO, X1}, {SUB, T2, T2, T0},   {MUL, T1, T1, T2}, /* -A / 3 */
+    {SUB, T0, ZERO, T1}, {SUB, T0, T0, T1},   {SUB, T0, T0, T1}, /* A */
+    {SUB, T1, ZERO, Y1}, {SUB, T1, Y1, T1},   {MUL, Z1, Z1, T1}, /* Z' */
+    {MUL, T1, T1, Y1},   {SUB, T2, ZERO, T1}, {SUB, T2, T1, T2}, /* U, 2 U */
+    {MUL, T1, T1, T2},   {MUL, T2, T2, X1},                      /* 2 U^2, B */
+    {MUL, X1, T0, T0},   {SUB, X1, X1, T2},   {SUB, X1, X1, T2}, /* X' */
+    {SUB, T2, T2, X1},   {MUL, T2, T2, T0},   {SUB, Y1, T2, T1}, /* Y' */
 };
 
 static void adder_double(adder *a)

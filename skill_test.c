@@ -2638,7 +2638,8 @@ static void test_public_field(void)
             bad_mul += memcmp(r, x, (size_t)n * 8) != 0;
             field_sub(c, x, a, b);
             bad_sub += !limbs_less(x, f->prime, n);
-            field_add(c, y, x, b);
+            field_sub(c, y, field_zero, b);
+            field_sub(c, y, x, y);
             bad_add += memcmp(y, a, (size_t)n * 8) != 0;
             if (round % 100 == 0) {
                 field_invert(c, x, a);
@@ -2661,7 +2662,7 @@ static void test_public_constants(void)
         u64 zero[FIELD_LIMBS] = {0}, t[FIELD_LIMBS];
         CHECK(limbs_sub(t, zero, f->prime, n) == 1 && limbs_equal(t, f->base.z, n));
         model_product(t, f->base.z, f->base.z, f->prime, n);
-        CHECK(limbs_equal(t, f->square, n));
+        CHECK(limbs_equal(t, f->square_b[0], n));
     }
     static const char *base[2] = {
         "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342"
