@@ -2237,226 +2237,12 @@ static err aead_open(const aead *a, const u8 nonce[AEAD_NONCE], str aad, u8 *dat
     return E_None;
 }
 
-/* ---- X25519 ----
- *
- * Elements of the field modulo p = 2^255 - 19 are five limbs of 51 bits, lowest first. What a
- * product gives is *tight*: each limb is below 2^51 + 2^16. A sum or a difference of two tight
- * elements is *loose*: each limb is below 2^53; only a product makes it tight again.
- */
-
-typedef u64 f25519[5];
-
-#define F25519_LIMB (((u64)1 << 51) - 1)
-
-/* Sum of two tight ones: limbs below 2^52 + 2^17. */
-static void f25519_add(f25519 out, const f25519 a, const f25519 b)
-{
-    out[0] = a[0] + b[0];
-    out[1] = a[1] + b[1];
-    out[2] = a[2] + b[2];
-    out[3] = a[3] + b[3];
-    out[4] = a[4] + b[4];
-}
-
-/* Difference of two tight ones, with 2p added so that no limb falls below zero: limbs below
- * 2^52 + 2^51 + 2^16. */
-static void f25519_sub(f25519 out, const f25519 a, const f25519 b)
-{
-    out[0] = a[0] + (2 * F25519_LIMB - 36) - b[0];
-    out[1] = a[1] + 2 * F25519_LIMB - b[1];
-    out[2] = a[2] + 2 * F25519_LIMB - b[2];
-    out[3] = a[3] + 2 * F25519_LIMB - b[3];
-    out[4] = a[4] + 2 * F25519_LIMB - b[4];
-}
-
-/* Carries five sums of products into tight limbs: all at once into the next limb, then again. What
- * passes 2^255 comes back times 19. A sum is below 77 * 2^106 < 2^113, the last below 5 * 2^106
- * < 2^109; so the first carries are below 2^62 and 19 * 2^58 < 2^63, the second at most 2^12 and
- * 19 * 2^11 < 2^16. */
-static inline __attribute__((always_inline)) void f25519_carry(f25519 out, u128 d0, u128 d1,
-                                                               u128 d2, u128 d3, u128 d4)
-{
-    u64 l0 = ((u64)d0 & F25519_LIMB) + 19 * (u64)(d4 >> 51);
-    u64 l1 = ((u64)d1 & F25519_LIMB) + (u64)(d0 >> 51);
-    u64 l2 = ((u64)d2 & F25519_LIMB) + (u64)(d1 >> 51);
-    u64 l3 = ((u64)d3 & F25519_LIMB) + (u64)(d2 >> 51);
-    u64 l4 = ((u64)d4 & F25519_LIMB) + (u64)(d3 >> 51);
-    out[0] = (l0 & F25519_LIMB) + 19 * (l4 >> 51);
-    out[1] = (l1 & F25519_LIMB) + (l0 >> 51);
-    out[2] = (l2 & F25519_LIMB) + (l1 >> 51);
-    out[3] = (l3 & F25519_LIMB) + (l2 >> 51);
-    out[4] = (l4 & F25519_LIMB) + (l3 >> 51);
-}
-
-/* Tight product of two loose ones; out may be either. Limbs that pass 2^255 come back times 19:
- * 19 * 2^53 < 2^58. */
-static void f25519_mul(f25519 out, const f25519 a, const f25519 b)
-{
-    u64 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4];
-    u64 b0 = b[0], b1 = b[1], b2 = b[2], b3 = b[3], b4 = b[4];
-    u64 c1 = 19 * b1, c2 = 19 * b2, c3 = 19 * b3, c4 = 19 * b4;
-    f25519_carry(out, (u128)a0 * b0 + (u128)a1 * c4 + (u128)a2 * c3 + (u128)a3 * c2 + (u128)a4 * c1,
-                 (u128)a0 * b1 + (u128)a1 * b0 + (u128)a2 * c4 + (u128)a3 * c3 + (u128)a4 * c2,
-                 (u128)a0 * b2 + (u128)a1 * b1 + (u128)a2 * b0 + (u128)a3 * c4 + (u128)a4 * c3,
-                 (u128)a0 * b3 + (u128)a1 * b2 + (u128)a2 * b1 + (u128)a3 * b0 + (u128)a4 * c4,
-                 (u128)a0 * b4 + (u128)a1 * b3 + (u128)a2 * b2 + (u128)a3 * b1 + (u128)a4 * b0);
-}
-
-/* Tight square of a loose one; out may be a. */
-static void f25519_square(f25519 out, const f25519 a)
-{
-    u64 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4];
-    u64 b0 = 2 * a0, b1 = 2 * a1, b2 = 2 * a2, c3 = 19 * a3, c4 = 19 * a4;
-    f25519_carry(out, (u128)a0 * a0 + (u128)b1 * c4 + (u128)b2 * c3,
-                 (u128)b0 * a1 + (u128)b2 * c4 + (u128)a3 * c3,
-                 (u128)b0 * a2 + (u128)a1 * a1 + (u128)(2 * a3) * c4,
-                 (u128)b0 * a3 + (u128)b1 * a2 + (u128)a4 * c4,
-                 (u128)b0 * a4 + (u128)b1 * a3 + (u128)a2 * a2);
-}
-
-/* 1 / a, and 0 for 0: a to the power p - 2 = 2^255 - 21, whose bits are all set but numbers 2 and
- * 4. */
-static void f25519_invert(f25519 out, const f25519 a)
-{
-    f25519 t;
-    copy((u8 *)t, (const u8 *)a, sizeof t);
-    for (iz i = 253; i >= 0; i--) {
-        f25519_square(t, t);
-        if (i != 2 && i != 4)
-            f25519_mul(t, t, a);
-    }
-    copy((u8 *)out, (const u8 *)t, sizeof t);
-    wipe(t, sizeof t);
-}
-
-/* The u-coordinate in 32 bytes; their top bit is ignored (RFC 7748, 5). */
-static void f25519_load(f25519 out, const u8 in[32])
-{
-    u64 w0 = load64(in), w1 = load64(in + 8), w2 = load64(in + 16), w3 = load64(in + 24);
-    out[0] = w0 & F25519_LIMB;
-    out[1] = (w0 >> 51 | w1 << 13) & F25519_LIMB;
-    out[2] = (w1 >> 38 | w2 << 26) & F25519_LIMB;
-    out[3] = (w2 >> 25 | w3 << 39) & F25519_LIMB;
-    out[4] = w3 >> 12 & F25519_LIMB;
-}
-
-/* The one encoding below p of a tight element, which is below 2p: `over` is the carry of adding 19,
- * 1 from p on. Then 19 is added and bit 255 falls away, which subtracts p. */
-static void f25519_store(u8 out[32], const f25519 a)
-{
-    u64 over = 19, carry, l[5];
-    for (iz i = 0; i < 5; i++)
-        over = (a[i] + over) >> 51;
-    carry = 19 * over;
-    for (iz i = 0; i < 5; i++) {
-        carry += a[i];
-        l[i] = carry & F25519_LIMB;
-        carry >>= 51;
-    }
-    store64(out, l[0] | l[1] << 51);
-    store64(out + 8, l[1] >> 13 | l[2] << 38);
-    store64(out + 16, l[2] >> 26 | l[3] << 25);
-    store64(out + 24, l[3] >> 39 | l[4] << 12);
-    wipe(l, sizeof l);
-}
-
-/* One step of the Montgomery ladder: doubles (x2 : z2), adds it to (x3 : z3), whose difference is
- * x1. The names are RFC 7748's (section 5), a to e for its capitals. */
-typedef struct {
-    f25519 x1, x2, z2, x3, z3; /* x25519 swaps x2, z2 with x3, z3 as one row */
-    f25519 a, b, c, d, e;
-    f25519 a24; /* 121665, (A - 2) / 4 of the curve */
-} x25519_state;
-
-/* Each step is r = a op b of numbers of the state, by their first limbs in it. */
-enum { F_MUL, F_ADD, F_SUB };
-enum {
-    F_X1 = 0,
-    F_X2 = 5,
-    F_Z2 = 10,
-    F_X3 = 15,
-    F_Z3 = 20,
-    F_A = 25,
-    F_B = 30,
-    F_C = 35,
-    F_D = 40,
-    F_E = 45,
-    F_A24 = 50
-};
-static const u8 x25519_steps[18][4] = {
-    {F_ADD, F_A, F_X2, F_Z2},  {F_SUB, F_B, F_X2, F_Z2}, {F_ADD, F_C, F_X3, F_Z3},
-    {F_SUB, F_D, F_X3, F_Z3},  {F_MUL, F_D, F_D, F_A},   {F_MUL, F_C, F_C, F_B},
-    {F_MUL, F_A, F_A, F_A},    {F_MUL, F_B, F_B, F_B},   {F_ADD, F_X3, F_D, F_C},
-    {F_MUL, F_X3, F_X3, F_X3}, {F_SUB, F_Z3, F_D, F_C},  {F_MUL, F_Z3, F_Z3, F_Z3},
-    {F_MUL, F_Z3, F_Z3, F_X1}, {F_MUL, F_X2, F_A, F_B},  {F_SUB, F_E, F_A, F_B},
-    {F_MUL, F_Z2, F_E, F_A24}, {F_ADD, F_Z2, F_Z2, F_A}, {F_MUL, F_Z2, F_Z2, F_E},
-};
-
-static void x25519_step(x25519_state *state)
-{
-    u64 *limb = (u64 *)(void *)state;
-    for (iz i = 0; i < countof(x25519_steps); i++) {
-        const u8 *s = x25519_steps[i];
-        u64 *r = limb + s[1], *a = limb + s[2], *b = limb + s[3];
-        if (s[0] == F_ADD)
-            f25519_add(r, a, b);
-        else if (s[0] == F_SUB)
-            f25519_sub(r, a, b);
-        else if (a == b)
-            f25519_square(r, a);
-        else
-            f25519_mul(r, a, b);
-    }
-}
-
-/* The shared secret of our 32 secret bytes, any, and the peer's point, any (RFC 7748, 5 and 6.1;
- * not canonical encodings are taken modulo p). E_KeyShareZero when the secret came out as zeros, as
- * it does for the points of small order: TLS refuses that (RFC 8446, 7.4.2). */
-static err x25519(u8 shared[32], const u8 secret[32], const u8 point[32])
-{
-    x25519_state s = {.x2 = {1}, .z3 = {1}, .a24 = {121665}};
-    u8 k[32];
-    u64 swapped = 0, any = 0, *pair = (u64 *)(void *)&s + 5; /* from x2 on */
-    copy(k, secret, 32);
-    k[0] &= 248;
-    k[31] = (u8)((k[31] & 127) | 64);
-    f25519_load(s.x1, point);
-    copy((u8 *)s.x3, (const u8 *)s.x1, sizeof s.x3);
-    for (i32 t = 254; t >= 0; t--) {
-        u64 bit = k[t >> 3] >> (t & 7) & 1, mask = ct_mask(bit ^ swapped);
-        for (iz i = 0; i < 10; i++) {
-            u64 differ = (pair[i] ^ pair[i + 10]) & mask;
-            pair[i] ^= differ;
-            pair[i + 10] ^= differ;
-        }
-        swapped = bit;
-        x25519_step(&s);
-    }
-    /* The last bit of k is 0: nothing is left to swap back. */
-    f25519_invert(s.z2, s.z2);
-    f25519_mul(s.x2, s.x2, s.z2);
-    f25519_store(shared, s.x2);
-    for (iz i = 0; i < 32; i++)
-        any |= shared[i];
-    wipe(&s, sizeof s);
-    wipe(k, sizeof k);
-    return (err)(ct_mask(ct_is_zero(any)) & E_KeyShareZero);
-}
-
-/* Our key share: the point of 32 secret bytes, any. (RFC 7748, 6.1) */
-static void x25519_public(u8 point[32], const u8 secret[32])
-{
-    static const u8 base[32] = {9};
-    err zero = x25519(point, secret, base);
-    invariant(!zero);
-}
-
 /* ---- public keys ----
  *
- * ECDH on P-256, ECDSA verification on P-256 and P-384 (FIPS 186-5, SP 800-186, SEC 1) and RSA
+ * ECDH on P-256 and X25519, ECDSA verification on P-256 and P-384 (FIPS 186-5, SP 800-186, SEC 1) and RSA
  * verification by PKCS #1 v1.5 and PSS (RFC 8017). There is no signing and no decryption, so that
- * the only secret here is the scalar of ECDH. p256_public and p256_ecdh and all that they call
- * take the same path and the same addresses whatever that scalar is, and wipe what came of it;
+ * the only secrets here are those of ECDH. p256_public, p256_ecdh, x25519 and all that they call
+ * take the same path and the same addresses whatever the secret is, and wipe what came of it;
  * all else works on public data and says where its time varies.
  *
  * A big number is an array of 64-bit limbs, the lowest first. All modular products are
@@ -3122,6 +2908,202 @@ static err p256_ecdh(u8 shared[32], const u8 secret[32], str peer)
     copy(shared, product + 1, 32);
     wipe(product, sizeof product);
     return error;
+}
+
+/* ---- X25519 ----
+ *
+ * Elements of the field modulo p = 2^255 - 19 are five limbs of 51 bits, lowest first. What a
+ * product gives is *tight*: each limb is below 2^51 + 2^13. A sum or a difference of two tight
+ * elements is *loose*: each limb is below 2^53; only a product makes it tight again.
+ */
+
+typedef u64 f25519[5];
+
+#define F25519_LIMB (((u64)1 << 51) - 1)
+
+/* Takes a limb from sum, which is below 2^115, and leaves the rest in it. */
+static u64 f25519_limb(u128 *sum)
+{
+    u64 limb = (u64)*sum & F25519_LIMB;
+    *sum = (u64)(*sum >> 51);
+    return limb;
+}
+
+/* Tight product of two loose ones; out may be either. Limbs that pass 2^255 come back times 19:
+ * 19 * 2^53 < 2^58. A sum of products is below 77 * 2^106 < 2^113, the last below 5 * 2^106
+ * < 2^109; so the carries are below 2^62, the last below 2^58, and 19 * 2^58 < 2^63: times 19 it
+ * leaves at most 2^12 to the second limb. */
+static void f25519_mul(f25519 out, const f25519 a, const f25519 b)
+{
+    u64 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4];
+    u64 b0 = b[0], b1 = b[1], b2 = b[2], b3 = b[3], b4 = b[4];
+    u64 c1 = 19 * b1, c2 = 19 * b2, c3 = 19 * b3, c4 = 19 * b4;
+    u128 sum = (u128)a0 * b0 + (u128)a1 * c4 + (u128)a2 * c3 + (u128)a3 * c2 + (u128)a4 * c1;
+    u64 first = f25519_limb(&sum);
+    sum += (u128)a0 * b1 + (u128)a1 * b0 + (u128)a2 * c4 + (u128)a3 * c3 + (u128)a4 * c2;
+    u64 second = f25519_limb(&sum);
+    sum += (u128)a0 * b2 + (u128)a1 * b1 + (u128)a2 * b0 + (u128)a3 * c4 + (u128)a4 * c3;
+    out[2] = f25519_limb(&sum);
+    sum += (u128)a0 * b3 + (u128)a1 * b2 + (u128)a2 * b1 + (u128)a3 * b0 + (u128)a4 * c4;
+    out[3] = f25519_limb(&sum);
+    sum += (u128)a0 * b4 + (u128)a1 * b3 + (u128)a2 * b2 + (u128)a3 * b1 + (u128)a4 * b0;
+    out[4] = f25519_limb(&sum);
+    first += 19 * (u64)sum;
+    out[0] = first & F25519_LIMB;
+    out[1] = second + (first >> 51);
+}
+
+/* Sum and difference of two tight ones that out is not. To the difference 2p is added so that no
+ * limb falls below zero: limbs below 2^52 + 2^51 + 2^13. */
+static void f25519_sums(f25519 out[2], const f25519 a, const f25519 b)
+{
+    for (iz i = 0; i < 5; i++) {
+        out[0][i] = a[i] + b[i];
+        out[1][i] = a[i] + 2 * F25519_LIMB - b[i];
+    }
+    out[1][0] -= 36;
+}
+
+/* 121665 * a + b, loose, for loose a and tight b: the sums are below 2^71, the carries below 2^20
+ * and 19 * 2^20 < 2^25. 121665 is (A - 2) / 4 of the curve. */
+static void f25519_combine(f25519 out, const f25519 a, const f25519 b)
+{
+    u128 sum = 0;
+    for (iz i = 0; i < 5; i++) {
+        sum += (u128)121665 * a[i] + b[i];
+        out[i] = f25519_limb(&sum);
+    }
+    out[0] += 19 * (u64)sum;
+}
+
+/* 1 / a, and 0 for 0: a to the power p - 2 = 2^255 - 21, whose bits are all set but numbers 2 and
+ * 4. Bits 5 to 249 are taken in fives by way of `ones`, a to the power 31. */
+static void f25519_invert(f25519 out, f25519 ones, const f25519 a)
+{
+    copy((u8 *)out, (const u8 *)a, sizeof(f25519));
+    for (iz i = 253; i >= 0; i--) {
+        f25519_mul(out, out, out);
+        if (i >= 250 || i == 3 || i < 2)
+            f25519_mul(out, out, a);
+        else if (i % 5 == 0)
+            f25519_mul(out, out, ones);
+        if (i == 250)
+            copy((u8 *)ones, (const u8 *)out, sizeof(f25519));
+    }
+}
+
+/* The u-coordinate in 32 bytes; their top bit is ignored (RFC 7748, 5). */
+static void f25519_load(f25519 out, const u8 in[32])
+{
+    u64 words[5] = {0}; /* limbs_field reads one further */
+    copy((u8 *)words, in, 32);
+    for (iz i = 0; i < 5; i++)
+        out[i] = limbs_field(words, 51 * i, 51);
+}
+
+/* The one encoding below p of a tight element, which is below 2p: `over` is the carry of adding 19,
+ * 1 from p on. Then 19 is added and bit 255 falls away, which subtracts p. */
+static void f25519_store(u8 out[32], const f25519 a)
+{
+    u64 over = 19, carry, l[5];
+    for (iz i = 0; i < 5; i++)
+        over = (a[i] + over) >> 51;
+    carry = 19 * over;
+    for (iz i = 0; i < 5; i++) {
+        carry += a[i];
+        l[i] = carry & F25519_LIMB;
+        carry >>= 51;
+    }
+    for (iz i = 0; i < 4; i++)
+        store64(out + 8 * i, l[i] >> (13 * i) | l[i + 1] << (51 - 13 * i));
+    wipe(l, sizeof l);
+}
+
+/* One step of the Montgomery ladder: doubles (x2 : z2), adds it to (x3 : z3), whose difference is
+ * x1. The names are RFC 7748's (section 5), a to e for its capitals. */
+typedef struct {
+    f25519 x1, x2, z2, x3, z3; /* x25519 swaps x2, z2 with x3, z3 as one row */
+    f25519 a, b, c, d, e;
+} x25519_state;
+
+/* Each step is r = a op b of numbers of the state, by their first limbs in it; F_SUMS writes two
+ * numbers in a row. */
+enum { F_MUL, F_SUMS, F_COMBINE };
+enum {
+    F_X1 = 0,
+    F_X2 = 5,
+    F_Z2 = 10,
+    F_X3 = 15,
+    F_Z3 = 20,
+    F_A = 25,
+    F_B = 30,
+    F_C = 35,
+    F_D = 40,
+    F_E = 45
+};
+static const u8 x25519_steps[14][4] = {
+    {F_SUMS, F_A, F_X2, F_Z2},   {F_SUMS, F_C, F_X3, F_Z3}, {F_MUL, F_D, F_D, F_A},
+    {F_MUL, F_C, F_C, F_B},      {F_MUL, F_A, F_A, F_A},    {F_MUL, F_B, F_B, F_B},
+    {F_SUMS, F_X3, F_D, F_C},    {F_MUL, F_X3, F_X3, F_X3}, {F_MUL, F_Z3, F_Z3, F_Z3},
+    {F_MUL, F_Z3, F_Z3, F_X1},   {F_MUL, F_X2, F_A, F_B},   {F_SUMS, F_D, F_A, F_B},
+    {F_COMBINE, F_Z2, F_E, F_A}, {F_MUL, F_Z2, F_Z2, F_E},
+};
+
+static void x25519_step(x25519_state *state)
+{
+    u64 *limb = (u64 *)(void *)state;
+    for (iz i = 0; i < countof(x25519_steps); i++) {
+        const u8 *s = x25519_steps[i];
+        u64 *r = limb + s[1], *a = limb + s[2], *b = limb + s[3];
+        if (s[0] == F_MUL)
+            f25519_mul(r, a, b);
+        else if (s[0] == F_SUMS)
+            f25519_sums((f25519 *)(void *)r, a, b);
+        else
+            f25519_combine(r, a, b);
+    }
+}
+
+/* The shared secret of our 32 secret bytes, any, and the peer's point, any (RFC 7748, 5 and 6.1;
+ * not canonical encodings are taken modulo p). E_KeyShareZero when the secret came out as zeros, as
+ * it does for the points of small order: TLS refuses that (RFC 8446, 7.4.2). */
+static err x25519(u8 shared[32], const u8 secret[32], const u8 peer[32])
+{
+    x25519_state s = {.x2 = {1}, .z3 = {1}};
+    u8 k[32];
+    u64 swapped = 0, any = 0, *pair = (u64 *)(void *)&s + 5; /* from x2 on */
+    copy(k, secret, 32);
+    k[0] &= 248;
+    k[31] = (u8)((k[31] & 127) | 64);
+    f25519_load(s.x1, peer);
+    copy((u8 *)s.x3, (const u8 *)s.x1, sizeof s.x3);
+    for (i32 t = 254; t >= 0; t--) {
+        u64 bit = k[t >> 3] >> (t & 7) & 1, mask = ct_mask(bit ^ swapped);
+        for (iz i = 0; i < 10; i++) {
+            u64 differ = (pair[i] ^ pair[i + 10]) & mask;
+            pair[i] ^= differ;
+            pair[i + 10] ^= differ;
+        }
+        swapped = bit;
+        x25519_step(&s);
+    }
+    /* The last bit of k is 0: nothing is left to swap back. */
+    f25519_invert(s.a, s.b, s.z2);
+    f25519_mul(s.x2, s.x2, s.a);
+    f25519_store(shared, s.x2);
+    for (iz i = 0; i < 32; i++)
+        any |= shared[i];
+    wipe(&s, sizeof s);
+    wipe(k, sizeof k);
+    return (err)(ct_mask(ct_is_zero(any)) & E_KeyShareZero);
+}
+
+/* Our key share: the point of 32 secret bytes, any. (RFC 7748, 6.1) */
+static void x25519_public(u8 share[32], const u8 secret[32])
+{
+    static const u8 base[32] = {9};
+    err zero = x25519(share, secret, base);
+    invariant(!zero);
 }
 
 /* ---- Montgomery products for any odd modulus ---- */

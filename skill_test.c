@@ -2153,6 +2153,37 @@ static void test_x25519_zero(void)
     }
 }
 
+/* Whether sum, difference and combination of a loose a and tight ones are not what products make of
+ * them, or not in their bounds. */
+static b32 f25519_is_not_combined(const f25519 a, const f25519 b, const f25519 c)
+{
+    static const f25519 one = {1}, factor = {121665}, two = {2};
+    f25519 both[2], x, y;
+    u8 p[32], q[32];
+    b32 bad = 0;
+    f25519_combine(x, a, b); /* 121665 a + b, less 121665 a, is b */
+    for (iz i = 0; i < 5; i++)
+        bad |= x[i] >= (u64)1 << 53;
+    f25519_mul(x, x, one);
+    f25519_mul(y, a, factor);
+    f25519_sums(both, x, y);
+    f25519_mul(x, both[1], one);
+    f25519_store(p, x);
+    f25519_store(q, b);
+    bad |= memcmp(p, q, 32) != 0;
+    f25519_sums(both, b, c); /* (b + c) + (b - c) is 2 b */
+    for (iz i = 0; i < 10; i++)
+        bad |= both[i / 5][i % 5] >= (u64)1 << 53;
+    f25519_mul(x, both[0], one);
+    f25519_mul(y, both[1], one);
+    f25519_sums(both, x, y);
+    f25519_mul(x, both[0], one);
+    f25519_mul(y, b, two);
+    f25519_store(p, x);
+    f25519_store(q, y);
+    return bad || memcmp(p, q, 32) != 0;
+}
+
 /* Products of limbs at the stated bounds against the same elements made tight first. */
 static void test_f25519_bounds(void)
 {
@@ -2165,13 +2196,13 @@ static void test_f25519_bounds(void)
         test_fill(&seed, bytes, sizeof bytes);
         for (iz j = 0; j < 5; j++) {
             static const u64 edge[] = {
-                0, 1, F25519_LIMB - 18, F25519_LIMB, F25519_LIMB + 65535, ((u64)1 << 53) - 1};
+                0, 1, F25519_LIMB - 18, F25519_LIMB, F25519_LIMB + 8191, ((u64)1 << 53) - 1};
             a[j] = edge[bytes[j] % 6];
             b[j] = edge[bytes[j] / 6 % 6];
         }
         f25519_mul(c, a, b);
         for (iz j = 0; j < 5; j++)
-            bad += c[j] >= ((u64)1 << 51) + 65536;
+            bad += c[j] >= ((u64)1 << 51) + (j == 1 ? 8192 : 0);
         f25519_store(x, c);
         f25519_mul(d, a, one);
         f25519_mul(e, b, one);
@@ -2182,11 +2213,14 @@ static void test_f25519_bounds(void)
         f25519_mul(e, d, e);
         f25519_store(y, e);
         bad += memcmp(x, y, 32) != 0;
-        f25519_square(c, a);
-        f25519_mul(d, a, a);
+        memcpy(d, a, sizeof d); /* in place */
+        f25519_mul(d, d, d);
+        f25519_mul(c, a, one);
+        f25519_mul(c, c, c);
         f25519_store(x, c);
         f25519_store(y, d);
         bad += memcmp(x, y, 32) != 0;
+        bad += f25519_is_not_combined(a, c, d);
     }
     CHECK(bad == 0);
 }
