@@ -3390,18 +3390,20 @@ static void mont_enter(big *number, const modulus *m)
     }
 }
 
-/* m = signature^e mod n (RSAVP1, RFC 8017, section 5.2.2), with *m_n set up for n. n and e are
- * unsigned big-endian. E_RsaSize, E_RsaExponent; E_SignatureBad for a signature that is not as long
- * as n or not below it. */
-static err rsa_open(big *m, modulus *m_n, str n, str e, str signature)
+/* em = signature^e mod n (RSAVP1, RFC 8017, section 5.2.2), as long as n, and the number of bits of
+ * n. n and e are unsigned big-endian. E_RsaSize, E_RsaExponent; E_SignatureBad for a signature that
+ * is not as long as n or not below it. */
+static err rsa_open(u8 em[RSA_BITS_MAX / 8], iz *bits, str n, str e, str signature)
 {
     n = str_without_zeros(n);
     e = str_without_zeros(e);
     if (n.len > RSA_BITS_MAX / 8 || n.len < RSA_BITS_MIN / 8 || n.ptr[n.len - 1] % 2 == 0)
         return E_RsaSize;
-    big_read(&m_n->n, n);
-    modulus_set(m_n);
-    if (m_n->bits < RSA_BITS_MIN)
+    modulus m_n;
+    big_read(&m_n.n, n);
+    modulus_set(&m_n);
+    *bits = m_n.bits;
+    if (m_n.bits < RSA_BITS_MIN)
         return E_RsaSize;
     if (!e.len || e.len > RSA_EXPONENT_MAX)
         return E_RsaExponent;
@@ -3411,18 +3413,19 @@ static err rsa_open(big *m, modulus *m_n, str n, str e, str signature)
         return E_RsaExponent;
     if (signature.len != n.len)
         return E_SignatureBad;
-    big plain, form;
+    big plain, form, m;
     big_read(&plain, signature);
-    if (!limbs_less(big_limbs(&plain), big_limbs(&m_n->n), m_n->limbs))
+    if (!limbs_less(big_limbs(&plain), big_limbs(&m_n.n), m_n.limbs))
         return E_SignatureBad;
     form = plain;
-    mont_enter(&form, m_n);
-    *m = form;
+    mont_enter(&form, &m_n);
+    m = form;
     for (iz i = 62 - __builtin_clzll(exponent); i >= 0; i--) {
-        mont_product(m, m, m, m_n);
+        mont_product(&m, &m, &m, &m_n);
         if (exponent >> i & 1) /* the last bit is set, and the last product makes m plain */
-            mont_product(m, m, i ? &form : &plain, m_n);
+            mont_product(&m, &m, i ? &form : &plain, &m_n);
     }
+    limbs_write(em, n.len, big_limbs(&m));
     return E_None;
 }
 
@@ -3432,77 +3435,76 @@ static err rsa_open(big *m, modulus *m_n, str n, str e, str signature)
 static const u8 pkcs1_info[20] = {0,    0x30, 17, 0x30, 0x0d, 6, 9, 0x60, 0x86, 0x48,
                                   0x01, 0x65, 3,  4,    2,    0, 5, 0,    4,    0};
 
-/* Whether signature is RSASSA-PKCS1-v1_5's (RFC 8017, section 8.2.2) of a digest of kind id. The
- * encoding is made anew and compared as a whole, with the NULL that RFC 8017 has the
- * AlgorithmIdentifier carry. Errors as for rsa_open. */
-static err rsa_verify_pkcs1(str n, str e, hash_id id, str digest, str signature)
+/* Whether em is EMSA-PKCS1-v1_5's encoding (RFC 8017, section 9.2) of a digest of kind id. It is
+ * made anew and compared as a whole, with the NULL that RFC 8017 has the AlgorithmIdentifier
+ * carry. */
+static b32 rsa_is_pkcs1(str em, hash_id id, str digest)
 {
-    modulus m_n;
-    big m, expected;
-    err error = rsa_open(&m, &m_n, n, e, signature);
-    if (error)
-        return error;
-    if (digest.len != hash_size(id))
-        return E_SignatureBad;
-    u8 em[RSA_BITS_MAX / 8], *info = em + signature.len - digest.len - sizeof pkcs1_info;
-    memset(em, 0xff, sizeof em);
-    em[0] = 0;
-    em[1] = 1;
+    u8 made[RSA_BITS_MAX / 8], *end = made + em.len - digest.len, *info = end - sizeof pkcs1_info;
+    memset(made, 0xff, sizeof made);
+    made[0] = 0;
+    made[1] = 1;
     copy(info, pkcs1_info, sizeof pkcs1_info);
     info[2] = (u8)(info[2] + digest.len);
     info[15] = (u8)(1 + id);
     info[19] = (u8)digest.len;
-    copy(em + signature.len - digest.len, digest.ptr, digest.len);
-    big_read(&expected, (str){em, signature.len});
-    return limbs_equal(big_limbs(&m), big_limbs(&expected), m_n.limbs) ? E_None : E_SignatureBad;
+    copy(end, digest.ptr, digest.len);
+    return !memcmp(made, em.ptr, (uz)em.len);
 }
 
 /* data ^= MGF1(seed), RFC 8017, appendix B.2.1. */
 static void mgf1_mask(hash_id id, str seed, u8 *data, iz n)
 {
-    u8 block[HASH_MAX], counter[4] = {0};
-    iz size = hash_size(id);
-    for (; n > 0; n -= size, data += size) {
-        hash h;
-        hash_init(&h, id);
-        hash_add(&h, seed);
-        hash_add(&h, (str){counter, 4});
-        hash_end(&h, block);
-        for (iz i = 0; i < size && i < n; i++)
-            data[i] ^= block[i];
-        counter[3]++; /* n is below 512: at most 16 blocks */
+    u8 block[HASH_MAX], counted[HASH_MAX + 4] = {0};
+    copy(counted, seed.ptr, seed.len);
+    for (iz at = seed.len; n > 0; n--, data++, at++) {
+        if (at == seed.len) {
+            hash_of(id, (str){counted, seed.len + 4}, block);
+            counted[seed.len + 3]++; /* n is below 512: at most 16 blocks */
+            at = 0;
+        }
+        *data ^= block[at];
     }
 }
 
-/* Whether signature is RSASSA-PSS's (RFC 8017, sections 8.1.2 and 9.1.2) of a digest of kind id,
- * with the same hash in MGF1 and a salt as long as the digest. Errors as for rsa_open. */
-static err rsa_verify_pss(str n, str e, hash_id id, str digest, str signature)
+/* Whether em, a number of at most em_bits + 1 bits, is EMSA-PSS's encoding (RFC 8017, section
+ * 9.1.2) of a digest of kind id, with the same hash in MGF1 and a salt as long as the digest. em is
+ * unmasked in place. Its first byte holds the upper em_bits % 8 bits of the encoding; if these are
+ * none, the encoding begins behind it. */
+static b32 rsa_is_pss(u8 *em, iz em_bits, hash_id id, str digest)
 {
-    modulus m_n;
-    big m;
-    err error = rsa_open(&m, &m_n, n, e, signature);
-    if (error)
-        return error;
-    iz size = hash_size(id), em_bits = m_n.bits - 1, em_len = (em_bits + 7) >> 3;
-    iz db_len = em_len - size - 1, padding = db_len - size - 1;
-    if (digest.len != size || limbs_bits(big_limbs(&m), m_n.limbs) > em_bits)
-        return E_SignatureBad; /* also when one of the leftmost 8 * em_len - em_bits bits is set */
-    u8 em[RSA_BITS_MAX / 8], again[HASH_MAX];
-    limbs_write(em, em_len, big_limbs(&m));
+    iz size = digest.len, db_len = ((em_bits + 7) >> 3) - size - 1, padding = db_len - size - 1;
+    i32 top = em_bits & 7;
+    u8 again[HASH_MAX], salted[8 + 2 * HASH_MAX] = {0}, wrong = em[0] >> top;
+    if (!top)
+        em++;
     str seed = {em + db_len, size};
     mgf1_mask(id, seed, em, db_len);
-    em[0] &= (u8)(0xff >> (8 * em_len - em_bits));
-    u8 wrong = em[em_len - 1] ^ 0xbc;
+    em[0] &= (u8)(0xff >> (-top & 7));
+    wrong |= seed.ptr[size] ^ 0xbc;
     for (iz i = 0; i < padding; i++)
         wrong |= em[i];
     wrong |= em[padding] ^ 1;
-    hash h;
-    hash_init(&h, id);
-    hash_add(&h, S("\0\0\0\0\0\0\0\0"));
-    hash_add(&h, digest);
-    hash_add(&h, (str){em + padding + 1, size});
-    hash_end(&h, again);
-    return !wrong && str_eq(seed, (str){again, size}) ? E_None : E_SignatureBad;
+    copy(salted + 8, digest.ptr, size);
+    copy(salted + 8 + size, em + padding + 1, size);
+    hash_of(id, (str){salted, 8 + 2 * size}, again);
+    return !wrong && !memcmp(seed.ptr, again, (uz)size);
+}
+
+/* Whether signature is RSASSA-PSS's, else RSASSA-PKCS1-v1_5's (RFC 8017, sections 8.1.2 and 8.2.2),
+ * of a digest of kind id. Errors as for rsa_open. */
+static err rsa_verify(b32 pss, str n, str e, hash_id id, str digest, str signature)
+{
+    u8 em[RSA_BITS_MAX / 8];
+    iz bits;
+    err error = rsa_open(em, &bits, n, e, signature);
+    if (error)
+        return error;
+    if (digest.len != hash_size(id))
+        return E_SignatureBad;
+    b32 good = pss ? rsa_is_pss(em, bits - 1, id, digest)
+                   : rsa_is_pkcs1((str){em, signature.len}, id, digest);
+    return good ? E_None : E_SignatureBad;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -3796,10 +3798,8 @@ static err key_verify(const public_key *k, sig_id id, str message, str signature
     if (id >= SIG_WEAK || (id >= PKCS1_SHA256) != (k->id == KEY_RSA))
         return E_SignatureBad;
     hash_of(h, message, digest);
-    if (id >= PSS_SHA256)
-        return rsa_verify_pss(k->n, k->e, h, d, signature);
     if (id >= PKCS1_SHA256)
-        return rsa_verify_pkcs1(k->n, k->e, h, d, signature);
+        return rsa_verify(id >= PSS_SHA256, k->n, k->e, h, d, signature);
     reader in = reader_of(signature);
     const u8 *end = der_enter(&in, DER_SEQUENCE);
     str r = der_unsigned(&in), s = der_unsigned(&in);

@@ -3350,16 +3350,16 @@ static void test_public_rsa_pkcs1_encoding(void)
     memcpy(em + 256 - 32, digest, 32);
     pub_bytes sig = public_rsa_raw(em, 256);
     str d = {digest, 32};
-    CHECK(rsa_verify_pkcs1(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_None);
-    CHECK(rsa_verify_pkcs1(bytes_str(&n), S("\0\0\1\0\1"), SHA256, d, bytes_str(&sig)) == E_None);
-    CHECK(rsa_verify_pkcs1(bytes_str(&n), S("\3"), SHA256, d, bytes_str(&sig)) == E_SignatureBad);
-    CHECK(rsa_verify_pkcs1(bytes_str(&n), e, SHA384, d, bytes_str(&sig)) == E_SignatureBad);
-    CHECK(rsa_verify_pkcs1(bytes_str(&n), e, SHA256, (str){digest, 31}, bytes_str(&sig)) ==
+    CHECK(rsa_verify(0, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_None);
+    CHECK(rsa_verify(0, bytes_str(&n), S("\0\0\1\0\1"), SHA256, d, bytes_str(&sig)) == E_None);
+    CHECK(rsa_verify(0, bytes_str(&n), S("\3"), SHA256, d, bytes_str(&sig)) == E_SignatureBad);
+    CHECK(rsa_verify(0, bytes_str(&n), e, SHA384, d, bytes_str(&sig)) == E_SignatureBad);
+    CHECK(rsa_verify(0, bytes_str(&n), e, SHA256, (str){digest, 31}, bytes_str(&sig)) ==
           E_SignatureBad);
     static const u8 long_digest[300];
-    CHECK(rsa_verify_pkcs1(bytes_str(&n), e, SHA256, (str){long_digest, 300}, bytes_str(&sig)) ==
+    CHECK(rsa_verify(0, bytes_str(&n), e, SHA256, (str){long_digest, 300}, bytes_str(&sig)) ==
           E_SignatureBad);
-    CHECK(rsa_verify_pss(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
+    CHECK(rsa_verify(1, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
     static const public_change rows[] = {
         {"block type 0", 1, 0, 1},
         {"block type 2", 1, 0, 3},
@@ -3385,8 +3385,8 @@ static void test_public_rsa_pkcs1_encoding(void)
         *byte ^= rows[i].flip;
         sig = public_rsa_raw(em, 256);
         check_at(__FILE__, __LINE__,
-                 sig.len == 256 && rsa_verify_pkcs1(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) ==
-                                       E_SignatureBad,
+                 sig.len == 256 &&
+                     rsa_verify(0, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad,
                  rows[i].what);
         *byte ^= rows[i].flip;
     }
@@ -3413,8 +3413,8 @@ static void test_public_rsa_pkcs1_encoding(void)
         memcpy(shape + 256 - tail + head.len, digest, 32);
         sig = public_rsa_raw(shape, 256);
         check_at(__FILE__, __LINE__,
-                 sig.len == 256 && rsa_verify_pkcs1(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) ==
-                                       E_SignatureBad,
+                 sig.len == 256 &&
+                     rsa_verify(0, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad,
                  shapes[i].what);
     }
 }
@@ -3469,16 +3469,16 @@ static void test_public_rsa_pss_encoding(void)
         public_pss_encode(em, bits, digest, 32);
         pub_bytes sig = public_pss_sign(em, bits, n.len, 0);
         CHECK(n.len == (sizes[k] + 7) / 8 && sig.len == n.len);
-        CHECK(rsa_verify_pss(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_None);
-        CHECK(rsa_verify_pss(bytes_str(&n), e, SHA384, d, bytes_str(&sig)) == E_SignatureBad);
-        CHECK(rsa_verify_pss(bytes_str(&n), e, SHA256, (str){digest, 31}, bytes_str(&sig)) ==
+        CHECK(rsa_verify(1, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_None);
+        CHECK(rsa_verify(1, bytes_str(&n), e, SHA384, d, bytes_str(&sig)) == E_SignatureBad);
+        CHECK(rsa_verify(1, bytes_str(&n), e, SHA256, (str){digest, 31}, bytes_str(&sig)) ==
               E_SignatureBad);
-        CHECK(rsa_verify_pkcs1(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
+        CHECK(rsa_verify(0, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
         if (bits %
             8) { /* the leftmost bit that has to be zero; n's first byte allows for it or not */
             sig = public_pss_sign(em, bits, n.len, 0x80 >> (8 * len - bits - 1));
             CHECK(sig.len < 0 ||
-                  rsa_verify_pss(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
+                  rsa_verify(1, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
         }
         const public_change rows[] = {
             {"trailer", 0, (int)1, 1},     {"hash", (int)db, 0, 1},
@@ -3494,8 +3494,8 @@ static void test_public_rsa_pss_encoding(void)
             *byte ^= rows[i].flip;
             sig = public_pss_sign(em, bits, n.len, 0);
             check_at(__FILE__, __LINE__,
-                     sig.len == n.len && rsa_verify_pss(bytes_str(&n), e, SHA256, d,
-                                                        bytes_str(&sig)) == E_SignatureBad,
+                     sig.len == n.len && rsa_verify(1, bytes_str(&n), e, SHA256, d,
+                                                    bytes_str(&sig)) == E_SignatureBad,
                      rows[i].what);
             *byte ^= rows[i].flip;
         }
@@ -3504,7 +3504,7 @@ static void test_public_rsa_pss_encoding(void)
             public_pss_encode(em, bits, digest, salts[i]);
             sig = public_pss_sign(em, bits, n.len, 0);
             CHECK(sig.len == n.len);
-            CHECK(rsa_verify_pss(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
+            CHECK(rsa_verify(1, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
         }
     }
 }
@@ -3535,8 +3535,8 @@ static void test_public_rsa_keys_refused(void)
             n[len - 1] = len == 1 ? rows[i].first : rows[i].last;
         }
         iz real = len - (len && !n[0]);
-        CHECK(rsa_verify_pkcs1((str){n, len}, e, SHA256, d, (str){sig, real}) == rows[i].want);
-        CHECK(rsa_verify_pss((str){n, len}, e, SHA256, d, (str){sig, real}) == rows[i].want);
+        CHECK(rsa_verify(0, (str){n, len}, e, SHA256, d, (str){sig, real}) == rows[i].want);
+        CHECK(rsa_verify(1, (str){n, len}, e, SHA256, d, (str){sig, real}) == rows[i].want);
         if (len)
             n[0] = 0xff, n[len - 1] = 0xff;
     }
@@ -3555,15 +3555,15 @@ static void test_public_rsa_keys_refused(void)
         {{(const u8 *)"\1\0\0\0\1", 5}, E_RsaExponent},
     };
     for (iz i = 0; i < countof(exponents); i++)
-        CHECK(rsa_verify_pkcs1((str){n, 256}, exponents[i].e, SHA256, d, (str){sig, 256}) ==
+        CHECK(rsa_verify(0, (str){n, 256}, exponents[i].e, SHA256, d, (str){sig, 256}) ==
               exponents[i].want);
     /* signatures as large as n, larger, and of another length */
     memset(sig, 0xff, sizeof sig);
-    CHECK(rsa_verify_pkcs1((str){n, 256}, e, SHA256, d, (str){n, 256}) == E_SignatureBad);
+    CHECK(rsa_verify(0, (str){n, 256}, e, SHA256, d, (str){n, 256}) == E_SignatureBad);
     n[0] = 0x80;
-    CHECK(rsa_verify_pkcs1((str){n, 256}, e, SHA256, d, (str){sig, 256}) == E_SignatureBad);
+    CHECK(rsa_verify(0, (str){n, 256}, e, SHA256, d, (str){sig, 256}) == E_SignatureBad);
     for (iz len = 0; len < 600; len += 51)
-        CHECK(rsa_verify_pkcs1((str){n, 256}, e, SHA256, d, (str){sig, len}) == E_SignatureBad);
+        CHECK(rsa_verify(0, (str){n, 256}, e, SHA256, d, (str){sig, len}) == E_SignatureBad);
 }
 
 static void test_public_rsa_oracle(void)
@@ -3599,12 +3599,12 @@ static void test_public_rsa_oracle(void)
                 continue;
             }
             pub_bytes sig = public_file("sig"), pss = public_file("pss");
-            CHECK(rsa_verify_pkcs1(bytes_str(&n), e, id, d, bytes_str(&sig)) == E_None);
-            CHECK(rsa_verify_pss(bytes_str(&n), e, id, d, bytes_str(&pss)) == E_None);
+            CHECK(rsa_verify(0, bytes_str(&n), e, id, d, bytes_str(&sig)) == E_None);
+            CHECK(rsa_verify(1, bytes_str(&n), e, id, d, bytes_str(&pss)) == E_None);
             iz at = (iz)(public_random() % (u64)sig.len);
             sig.buf[at] ^= 4, pss.buf[at] ^= 4;
-            CHECK(rsa_verify_pkcs1(bytes_str(&n), e, id, d, bytes_str(&sig)) == E_SignatureBad);
-            CHECK(rsa_verify_pss(bytes_str(&n), e, id, d, bytes_str(&pss)) == E_SignatureBad);
+            CHECK(rsa_verify(0, bytes_str(&n), e, id, d, bytes_str(&sig)) == E_SignatureBad);
+            CHECK(rsa_verify(1, bytes_str(&n), e, id, d, bytes_str(&pss)) == E_SignatureBad);
         }
     }
 }
@@ -3768,8 +3768,7 @@ static int vector_public(const char *input)
             return -1;
         hash_of(id, bytes_str(&msg), digest);
         str d = {digest, hash_size(id)};
-        return (pkcs1 ? rsa_verify_pkcs1 : rsa_verify_pss)(bytes_str(&n), bytes_str(&e), id, d,
-                                                           bytes_str(&sig)) == E_None;
+        return rsa_verify(pss, bytes_str(&n), bytes_str(&e), id, d, bytes_str(&sig)) == E_None;
     }
     return -1;
 }
