@@ -1793,47 +1793,46 @@ static void hash_of(hash_id id, str data, u8 out[HASH_MAX])
 
 /* ---- HMAC and HKDF ---- */
 
-/* The two hashes of HMAC, each with its padded key taken in. */
-typedef struct {
-    hash inner, outer;
-} hmac_state;
-
-static void hmac_init(hmac_state *m, hash_id id, str key)
+/* A key as HMAC takes it: zeros behind it up to a block; a longer one is hashed first. */
+static void hmac_key(u8 padded[HASH_BLOCK_MAX], hash_id id, str key)
 {
-    u8 pad[HASH_BLOCK_MAX] = {0};
-    iz size = hash_block_size(id);
-    if (key.len > size)
-        hash_of(id, key, pad);
+    wipe(padded, HASH_BLOCK_MAX);
+    if (key.len > hash_block_size(id))
+        hash_of(id, key, padded);
     else
-        copy(pad, key.ptr, key.len);
-    for (iz i = 0; i < size; i++)
-        pad[i] ^= 0x36;
-    hash_init(&m->inner, id);
-    hash_add(&m->inner, (str){pad, size});
-    for (iz i = 0; i < size; i++)
-        pad[i] ^= 0x36 ^ 0x5c;
-    hash_init(&m->outer, id);
-    hash_add(&m->outer, (str){pad, size});
-    wipe(pad, sizeof pad);
+        copy(padded, key.ptr, key.len);
 }
 
-static void hmac_end(hmac_state *m, u8 out[HASH_MAX])
+/* hash_size bytes at out, of the n parts one behind the other; out may lie over them. key is as
+ * hmac_key makes it. The second hash is of the first one's digest. */
+static void hmac_parts(hash_id id, const u8 key[HASH_BLOCK_MAX], const str *parts, iz n,
+                       u8 out[HASH_MAX])
 {
-    u8 digest[HASH_MAX];
-    iz size = hash_size(m->inner.id);
-    hash_end(&m->inner, digest);
-    hash_add(&m->outer, (str){digest, size});
-    hash_end(&m->outer, out);
-    wipe(digest, sizeof digest);
+    u8 pad[HASH_BLOCK_MAX];
+    str digest = {out, hash_size(id)};
+    for (iz round = 0; round < 2; round++) {
+        u64 flip = round ? 0x5c5c5c5c5c5c5c5c : 0x3636363636363636;
+        hash h;
+        hash_init(&h, id);
+        for (iz i = 0; i < HASH_BLOCK_MAX; i += 8)
+            store64(pad + i, load64(key + i) ^ flip);
+        hash_add(&h, (str){pad, hash_block_size(id)});
+        for (; n; n--, parts++)
+            hash_add(&h, *parts);
+        hash_end(&h, out);
+        parts = &digest;
+        n = 1;
+    }
+    wipe(pad, sizeof pad);
 }
 
 /* hash_size bytes at out, which may lie over key or msg. (RFC 2104) */
 static void hmac(hash_id id, str key, str msg, u8 out[HASH_MAX])
 {
-    hmac_state m;
-    hmac_init(&m, id, key);
-    hash_add(&m.inner, msg);
-    hmac_end(&m, out);
+    u8 padded[HASH_BLOCK_MAX];
+    hmac_key(padded, id, key);
+    hmac_parts(id, padded, &msg, 1, out);
+    wipe(padded, sizeof padded);
 }
 
 /* hash_size bytes at out, which may lie over salt or ikm. An empty salt stands for a digest's
@@ -1848,20 +1847,17 @@ static void hkdf_expand(hash_id id, str prk, str info, u8 *out, iz n)
 {
     iz size = hash_size(id);
     invariant(0 <= n && n <= 255 * size);
-    hmac_state keyed, m;
-    u8 digest[HASH_MAX];
-    hmac_init(&keyed, id, prk);
+    u8 key[HASH_BLOCK_MAX], digest[HASH_MAX], count = 0;
+    str parts[3] = {{digest, 0}, info, {&count, 1}};
+    hmac_key(key, id, prk);
     for (iz at = 0; at < n; at += size) {
-        u8 count = (u8)(at / size + 1);
-        m = keyed;
-        hash_add(&m.inner, (str){digest, at ? size : 0});
-        hash_add(&m.inner, info);
-        hash_add(&m.inner, (str){&count, 1});
-        hmac_end(&m, digest);
+        count++;
+        hmac_parts(id, key, parts, countof(parts), digest);
+        parts[0].len = size;
         copy(out + at, digest, n - at < size ? n - at : size);
     }
     wipe(digest, sizeof digest);
-    wipe(&keyed, sizeof keyed);
+    wipe(key, sizeof key);
 }
 
 /* HKDF-Expand-Label: n bytes at out, which may lie over secret. The label comes without its
@@ -2241,226 +2237,12 @@ static err aead_open(const aead *a, const u8 nonce[AEAD_NONCE], str aad, u8 *dat
     return E_None;
 }
 
-/* ---- X25519 ----
- *
- * Elements of the field modulo p = 2^255 - 19 are five limbs of 51 bits, lowest first. What a
- * product gives is *tight*: each limb is below 2^51 + 2^16. A sum or a difference of two tight
- * elements is *loose*: each limb is below 2^53; only a product makes it tight again.
- */
-
-typedef u64 f25519[5];
-
-#define F25519_LIMB (((u64)1 << 51) - 1)
-
-/* Sum of two tight ones: limbs below 2^52 + 2^17. */
-static void f25519_add(f25519 out, const f25519 a, const f25519 b)
-{
-    out[0] = a[0] + b[0];
-    out[1] = a[1] + b[1];
-    out[2] = a[2] + b[2];
-    out[3] = a[3] + b[3];
-    out[4] = a[4] + b[4];
-}
-
-/* Difference of two tight ones, with 2p added so that no limb falls below zero: limbs below
- * 2^52 + 2^51 + 2^16. */
-static void f25519_sub(f25519 out, const f25519 a, const f25519 b)
-{
-    out[0] = a[0] + (2 * F25519_LIMB - 36) - b[0];
-    out[1] = a[1] + 2 * F25519_LIMB - b[1];
-    out[2] = a[2] + 2 * F25519_LIMB - b[2];
-    out[3] = a[3] + 2 * F25519_LIMB - b[3];
-    out[4] = a[4] + 2 * F25519_LIMB - b[4];
-}
-
-/* Carries five sums of products into tight limbs: all at once into the next limb, then again. What
- * passes 2^255 comes back times 19. A sum is below 77 * 2^106 < 2^113, the last below 5 * 2^106
- * < 2^109; so the first carries are below 2^62 and 19 * 2^58 < 2^63, the second at most 2^12 and
- * 19 * 2^11 < 2^16. */
-static inline __attribute__((always_inline)) void f25519_carry(f25519 out, u128 d0, u128 d1,
-                                                               u128 d2, u128 d3, u128 d4)
-{
-    u64 l0 = ((u64)d0 & F25519_LIMB) + 19 * (u64)(d4 >> 51);
-    u64 l1 = ((u64)d1 & F25519_LIMB) + (u64)(d0 >> 51);
-    u64 l2 = ((u64)d2 & F25519_LIMB) + (u64)(d1 >> 51);
-    u64 l3 = ((u64)d3 & F25519_LIMB) + (u64)(d2 >> 51);
-    u64 l4 = ((u64)d4 & F25519_LIMB) + (u64)(d3 >> 51);
-    out[0] = (l0 & F25519_LIMB) + 19 * (l4 >> 51);
-    out[1] = (l1 & F25519_LIMB) + (l0 >> 51);
-    out[2] = (l2 & F25519_LIMB) + (l1 >> 51);
-    out[3] = (l3 & F25519_LIMB) + (l2 >> 51);
-    out[4] = (l4 & F25519_LIMB) + (l3 >> 51);
-}
-
-/* Tight product of two loose ones; out may be either. Limbs that pass 2^255 come back times 19:
- * 19 * 2^53 < 2^58. */
-static void f25519_mul(f25519 out, const f25519 a, const f25519 b)
-{
-    u64 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4];
-    u64 b0 = b[0], b1 = b[1], b2 = b[2], b3 = b[3], b4 = b[4];
-    u64 c1 = 19 * b1, c2 = 19 * b2, c3 = 19 * b3, c4 = 19 * b4;
-    f25519_carry(out, (u128)a0 * b0 + (u128)a1 * c4 + (u128)a2 * c3 + (u128)a3 * c2 + (u128)a4 * c1,
-                 (u128)a0 * b1 + (u128)a1 * b0 + (u128)a2 * c4 + (u128)a3 * c3 + (u128)a4 * c2,
-                 (u128)a0 * b2 + (u128)a1 * b1 + (u128)a2 * b0 + (u128)a3 * c4 + (u128)a4 * c3,
-                 (u128)a0 * b3 + (u128)a1 * b2 + (u128)a2 * b1 + (u128)a3 * b0 + (u128)a4 * c4,
-                 (u128)a0 * b4 + (u128)a1 * b3 + (u128)a2 * b2 + (u128)a3 * b1 + (u128)a4 * b0);
-}
-
-/* Tight square of a loose one; out may be a. */
-static void f25519_square(f25519 out, const f25519 a)
-{
-    u64 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4];
-    u64 b0 = 2 * a0, b1 = 2 * a1, b2 = 2 * a2, c3 = 19 * a3, c4 = 19 * a4;
-    f25519_carry(out, (u128)a0 * a0 + (u128)b1 * c4 + (u128)b2 * c3,
-                 (u128)b0 * a1 + (u128)b2 * c4 + (u128)a3 * c3,
-                 (u128)b0 * a2 + (u128)a1 * a1 + (u128)(2 * a3) * c4,
-                 (u128)b0 * a3 + (u128)b1 * a2 + (u128)a4 * c4,
-                 (u128)b0 * a4 + (u128)b1 * a3 + (u128)a2 * a2);
-}
-
-/* 1 / a, and 0 for 0: a to the power p - 2 = 2^255 - 21, whose bits are all set but numbers 2 and
- * 4. */
-static void f25519_invert(f25519 out, const f25519 a)
-{
-    f25519 t;
-    copy((u8 *)t, (const u8 *)a, sizeof t);
-    for (iz i = 253; i >= 0; i--) {
-        f25519_square(t, t);
-        if (i != 2 && i != 4)
-            f25519_mul(t, t, a);
-    }
-    copy((u8 *)out, (const u8 *)t, sizeof t);
-    wipe(t, sizeof t);
-}
-
-/* The u-coordinate in 32 bytes; their top bit is ignored (RFC 7748, 5). */
-static void f25519_load(f25519 out, const u8 in[32])
-{
-    u64 w0 = load64(in), w1 = load64(in + 8), w2 = load64(in + 16), w3 = load64(in + 24);
-    out[0] = w0 & F25519_LIMB;
-    out[1] = (w0 >> 51 | w1 << 13) & F25519_LIMB;
-    out[2] = (w1 >> 38 | w2 << 26) & F25519_LIMB;
-    out[3] = (w2 >> 25 | w3 << 39) & F25519_LIMB;
-    out[4] = w3 >> 12 & F25519_LIMB;
-}
-
-/* The one encoding below p of a tight element, which is below 2p: `over` is the carry of adding 19,
- * 1 from p on. Then 19 is added and bit 255 falls away, which subtracts p. */
-static void f25519_store(u8 out[32], const f25519 a)
-{
-    u64 over = 19, carry, l[5];
-    for (iz i = 0; i < 5; i++)
-        over = (a[i] + over) >> 51;
-    carry = 19 * over;
-    for (iz i = 0; i < 5; i++) {
-        carry += a[i];
-        l[i] = carry & F25519_LIMB;
-        carry >>= 51;
-    }
-    store64(out, l[0] | l[1] << 51);
-    store64(out + 8, l[1] >> 13 | l[2] << 38);
-    store64(out + 16, l[2] >> 26 | l[3] << 25);
-    store64(out + 24, l[3] >> 39 | l[4] << 12);
-    wipe(l, sizeof l);
-}
-
-/* One step of the Montgomery ladder: doubles (x2 : z2), adds it to (x3 : z3), whose difference is
- * x1. The names are RFC 7748's (section 5), a to e for its capitals. */
-typedef struct {
-    f25519 x1, x2, z2, x3, z3; /* x25519 swaps x2, z2 with x3, z3 as one row */
-    f25519 a, b, c, d, e;
-    f25519 a24; /* 121665, (A - 2) / 4 of the curve */
-} x25519_state;
-
-/* Each step is r = a op b of numbers of the state, by their first limbs in it. */
-enum { F_MUL, F_ADD, F_SUB };
-enum {
-    F_X1 = 0,
-    F_X2 = 5,
-    F_Z2 = 10,
-    F_X3 = 15,
-    F_Z3 = 20,
-    F_A = 25,
-    F_B = 30,
-    F_C = 35,
-    F_D = 40,
-    F_E = 45,
-    F_A24 = 50
-};
-static const u8 x25519_steps[18][4] = {
-    {F_ADD, F_A, F_X2, F_Z2},  {F_SUB, F_B, F_X2, F_Z2}, {F_ADD, F_C, F_X3, F_Z3},
-    {F_SUB, F_D, F_X3, F_Z3},  {F_MUL, F_D, F_D, F_A},   {F_MUL, F_C, F_C, F_B},
-    {F_MUL, F_A, F_A, F_A},    {F_MUL, F_B, F_B, F_B},   {F_ADD, F_X3, F_D, F_C},
-    {F_MUL, F_X3, F_X3, F_X3}, {F_SUB, F_Z3, F_D, F_C},  {F_MUL, F_Z3, F_Z3, F_Z3},
-    {F_MUL, F_Z3, F_Z3, F_X1}, {F_MUL, F_X2, F_A, F_B},  {F_SUB, F_E, F_A, F_B},
-    {F_MUL, F_Z2, F_E, F_A24}, {F_ADD, F_Z2, F_Z2, F_A}, {F_MUL, F_Z2, F_Z2, F_E},
-};
-
-static void x25519_step(x25519_state *state)
-{
-    u64 *limb = (u64 *)(void *)state;
-    for (iz i = 0; i < countof(x25519_steps); i++) {
-        const u8 *s = x25519_steps[i];
-        u64 *r = limb + s[1], *a = limb + s[2], *b = limb + s[3];
-        if (s[0] == F_ADD)
-            f25519_add(r, a, b);
-        else if (s[0] == F_SUB)
-            f25519_sub(r, a, b);
-        else if (a == b)
-            f25519_square(r, a);
-        else
-            f25519_mul(r, a, b);
-    }
-}
-
-/* The shared secret of our 32 secret bytes, any, and the peer's point, any (RFC 7748, 5 and 6.1;
- * not canonical encodings are taken modulo p). E_KeyShareZero when the secret came out as zeros, as
- * it does for the points of small order: TLS refuses that (RFC 8446, 7.4.2). */
-static err x25519(u8 shared[32], const u8 secret[32], const u8 point[32])
-{
-    x25519_state s = {.x2 = {1}, .z3 = {1}, .a24 = {121665}};
-    u8 k[32];
-    u64 swapped = 0, any = 0, *pair = (u64 *)(void *)&s + 5; /* from x2 on */
-    copy(k, secret, 32);
-    k[0] &= 248;
-    k[31] = (u8)((k[31] & 127) | 64);
-    f25519_load(s.x1, point);
-    copy((u8 *)s.x3, (const u8 *)s.x1, sizeof s.x3);
-    for (i32 t = 254; t >= 0; t--) {
-        u64 bit = k[t >> 3] >> (t & 7) & 1, mask = ct_mask(bit ^ swapped);
-        for (iz i = 0; i < 10; i++) {
-            u64 differ = (pair[i] ^ pair[i + 10]) & mask;
-            pair[i] ^= differ;
-            pair[i + 10] ^= differ;
-        }
-        swapped = bit;
-        x25519_step(&s);
-    }
-    /* The last bit of k is 0: nothing is left to swap back. */
-    f25519_invert(s.z2, s.z2);
-    f25519_mul(s.x2, s.x2, s.z2);
-    f25519_store(shared, s.x2);
-    for (iz i = 0; i < 32; i++)
-        any |= shared[i];
-    wipe(&s, sizeof s);
-    wipe(k, sizeof k);
-    return (err)(ct_mask(ct_is_zero(any)) & E_KeyShareZero);
-}
-
-/* Our key share: the point of 32 secret bytes, any. (RFC 7748, 6.1) */
-static void x25519_public(u8 point[32], const u8 secret[32])
-{
-    static const u8 base[32] = {9};
-    err zero = x25519(point, secret, base);
-    invariant(!zero);
-}
-
 /* ---- public keys ----
  *
- * ECDH on P-256, ECDSA verification on P-256 and P-384 (FIPS 186-5, SP 800-186, SEC 1) and RSA
+ * ECDH on P-256 and X25519, ECDSA verification on P-256 and P-384 (FIPS 186-5, SP 800-186, SEC 1) and RSA
  * verification by PKCS #1 v1.5 and PSS (RFC 8017). There is no signing and no decryption, so that
- * the only secret here is the scalar of ECDH. p256_public and p256_ecdh and all that they call
- * take the same path and the same addresses whatever that scalar is, and wipe what came of it;
+ * the only secrets here are those of ECDH. p256_public, p256_ecdh, x25519 and all that they call
+ * take the same path and the same addresses whatever the secret is, and wipe what came of it;
  * all else works on public data and says where its time varies.
  *
  * A big number is an array of 64-bit limbs, the lowest first. All modular products are
@@ -2630,9 +2412,10 @@ typedef struct {
 
 typedef struct {
     u64 prime[FIELD_LIMBS];
-    point base;              /* its z is R - prime, which is 1 in Montgomery form */
-    u64 square[FIELD_LIMBS]; /* R^2 mod prime: a product with it puts into Montgomery form */
-    u64 b[FIELD_LIMBS];      /* of y^2 = x^3 - 3x + b, in Montgomery form */
+    point base; /* its z is R - prime, which is 1 in Montgomery form */
+    /* R^2 mod prime: a product with it puts into Montgomery form; b of y^2 = x^3 - 3x + b, in
+     * Montgomery form */
+    u64 square_b[2][FIELD_LIMBS];
     u64 order[FIELD_LIMBS];
 } curve;
 
@@ -2646,9 +2429,10 @@ static const curve curves[2] = {
                 {{0x79e730d418a9143c, 0x75ba95fc5fedb601, 0x79fb732b77622510, 0x18905f76a53755c6},
                  {0xddf25357ce95560a, 0x8b4ab8e4ba19e45c, 0xd2e88688dd21f325, 0x8571ff1825885d85},
                  {0x0000000000000001, 0xffffffff00000000, 0xffffffffffffffff, 0x00000000fffffffe}},
-            .square = {0x0000000000000003, 0xfffffffbffffffff, 0xfffffffffffffffe,
-                       0x00000004fffffffd},
-            .b = {0xd89cdf6229c4bddf, 0xacf005cd78843090, 0xe5a220abf7212ed6, 0xdc30061d04874834},
+            .square_b = {{0x0000000000000003, 0xfffffffbffffffff, 0xfffffffffffffffe,
+                          0x00000004fffffffd},
+                         {0xd89cdf6229c4bddf, 0xacf005cd78843090, 0xe5a220abf7212ed6,
+                          0xdc30061d04874834}},
             .order = {0xf3b9cac2fc632551, 0xbce6faada7179e84, 0xffffffffffffffff,
                       0xffffffff00000000},
         },
@@ -2661,10 +2445,10 @@ static const curve curves[2] = {
                      {0x23043dad4b03a4fe, 0xa1bfa8bf7bb4a9ac, 0x8bade7562e83b050,
                       0xc6c3521968f4ffd9, 0xdd8002263969a840, 0x2b78abc25a15c5e9},
                      {0xffffffff00000001, 0x00000000ffffffff, 0x0000000000000001}},
-            .square = {0xfffffffe00000001, 0x0000000200000000, 0xfffffffe00000000,
-                       0x0000000200000000, 0x0000000000000001, 0x0000000000000000},
-            .b = {0x081188719d412dcc, 0xf729add87a4c32ec, 0x77f2209b1920022e, 0xe3374bee94938ae2,
-                  0xb62b21f41f022094, 0xcd08114b604fbff9},
+            .square_b = {{0xfffffffe00000001, 0x0000000200000000, 0xfffffffe00000000,
+                          0x0000000200000000, 0x0000000000000001, 0x0000000000000000},
+                         {0x081188719d412dcc, 0xf729add87a4c32ec, 0x77f2209b1920022e,
+                          0xe3374bee94938ae2, 0xb62b21f41f022094, 0xcd08114b604fbff9}},
             .order = {0xecec196accc52973, 0x581a0db248b0a77a, 0xc7634d81f4372ddf,
                       0xffffffffffffffff, 0xffffffffffffffff, 0xffffffffffffffff},
         },
@@ -2725,21 +2509,14 @@ field_difference(u64 *r, const u64 *a, const u64 *b, const curve *f, iz n)
     field_sum(r, s, f->prime, 0, ct_mask(carry ^ 1), 0, n);
 }
 
-/* The same for curve c. */
+/* The same for curve c. There is no sum: a + b is a - (0 - b), and most formulas need 0 - b once
+ * for several sums. */
 static __attribute__((noinline)) void field_sub(curve_id c, u64 *r, const u64 *a, const u64 *b)
 {
     if (c == P256)
         field_difference(r, a, b, &curves[P256], 4);
     else
         field_difference(r, a, b, &curves[P384], 6);
-}
-
-/* r = a + b mod p: a - (p - b). r may be a or b. */
-static __attribute__((noinline)) void field_add(curve_id c, u64 *r, const u64 *a, const u64 *b)
-{
-    u64 minus_b[FIELD_LIMBS];
-    field_sum(minus_b, curves[c].prime, b, ~(u64)0, ~(u64)0, 1, curve_limbs(c));
-    field_sub(c, r, a, minus_b);
 }
 
 /* r = a * b / R mod p for p = 2^256 - 2^224 + 2^192 + 2^96 - 1, p = -1 mod 2^64. The multiple of p
@@ -2868,8 +2645,9 @@ typedef struct {
         struct {
             point sum, item;
             u64 t[5][FIELD_LIMBS];
+            u64 zero[FIELD_LIMBS]; /* stays so: for differences from it */
         };
-        u64 limb[11 * FIELD_LIMBS]; /* the same */
+        u64 limb[12 * FIELD_LIMBS]; /* the same */
     };
 } adder;
 
@@ -2878,8 +2656,8 @@ enum {
     KEY_POINTS = 16 /* and to 31, for ECDH */
 };
 
-/* One step of a formula: r = a op b for numbers of an adder, by their first limbs in it. */
-enum { MUL, ADD, SUB };
+/* One step of a formula: r = a op b, product or difference, for numbers of an adder, by their first limbs in it. */
+enum { MUL, SUB };
 enum {
     X1 = 0,
     Y1 = 6,
@@ -2891,7 +2669,8 @@ enum {
     T1 = 42,
     T2 = 48,
     T3 = 54,
-    T4 = 60
+    T4 = 60,
+    ZERO = 66
 };
 typedef struct {
     u8 op, r, a, b;
@@ -2904,8 +2683,6 @@ static void adder_run(adder *a, const formula_step *s, iz n)
         u64 *r = limb + s->r, *x = limb + s->a, *y = limb + s->b;
         if (s->op == MUL)
             field_mul(a->curve, r, x, y);
-        else if (s->op == ADD)
-            field_add(a->curve, r, x, y);
         else
             field_sub(a->curve, r, x, y);
     }
@@ -2917,12 +2694,14 @@ static void adder_run(adder *a, const formula_step *s, iz n)
  * This is the usual formula for a = -3. It holds for infinity, Z = 0, too; no point has Y = 0,
  * since the orders are odd. */
 static const formula_step double_steps[] = {
-    {MUL, T0, Z1, Z1}, {SUB, T1, X1, T0}, {ADD, T0, X1, T0},
-    {MUL, T0, T0, T1}, {ADD, T1, T0, T0}, {ADD, T0, T0, T1}, /* A */
-    {ADD, T1, Y1, Y1}, {MUL, Z1, Z1, T1}, {MUL, T1, T1, Y1}, /* U */
-    {ADD, T2, T1, T1}, {MUL, T1, T1, T2}, {MUL, T2, T2, X1}, /* B */
-    {MUL, X1, T0, T0}, {SUB, X1, X1, T2}, {SUB, X1, X1, T2},
-    {SUB, T2, T2, X1}, {MUL, T2, T2, T0}, {SUB, Y1, T2, T1},
+    {MUL, T0, Z1, Z1},   {SUB, T1, X1, T0},                      /* X - Z^2 */
+    {SUB, T2, ZERO, X1}, {SUB, T2, T2, T0},   {MUL, T1, T1, T2}, /* -A / 3 */
+    {SUB, T0, ZERO, T1}, {SUB, T0, T0, T1},   {SUB, T0, T0, T1}, /* A */
+    {SUB, T1, ZERO, Y1}, {SUB, T1, Y1, T1},   {MUL, Z1, Z1, T1}, /* Z' */
+    {MUL, T1, T1, Y1},   {SUB, T2, ZERO, T1}, {SUB, T2, T1, T2}, /* U, 2 U */
+    {MUL, T1, T1, T2},   {MUL, T2, T2, X1},                      /* 2 U^2, B */
+    {MUL, X1, T0, T0},   {SUB, X1, X1, T2},   {SUB, X1, X1, T2}, /* X' */
+    {SUB, T2, T2, X1},   {MUL, T2, T2, T0},   {SUB, Y1, T2, T1}, /* Y' */
 };
 
 static void adder_double(adder *a)
@@ -2994,26 +2773,24 @@ static void adder_multiples(adder *a, point *multiple, iz n, const point *p)
  * E_PointInvalid. Both curves have prime order: no further check of the group is due. */
 static err point_read(curve_id c, point *p, str s)
 {
+    static const formula_step equation[] = {
+        {MUL, X1, X1, T0}, {MUL, Y1, Y1, T0}, /* into Montgomery form */
+        {MUL, T2, X1, X1}, {SUB, T2, T2, Z1}, {SUB, T2, T2, Z1}, {SUB, T2, T2, Z1},
+        {MUL, T2, T2, X1}, {MUL, T3, Y1, Y1}, {SUB, T3, T3, T1}, {SUB, T3, T3, T2},
+    };
     const curve *f = &curves[c];
     iz n = curve_limbs(c);
-    u64 right[FIELD_LIMBS], left[FIELD_LIMBS];
     if (s.len != 1 + 16 * n || s.ptr[0] != 4)
         return E_PointInvalid;
-    *p = (point){0};
-    limbs_read(p->x, n, str_span(s, 1, 1 + 8 * n));
-    limbs_read(p->y, n, str_span(s, 1 + 8 * n, s.len));
-    if (!limbs_less(p->x, f->prime, n) || !limbs_less(p->y, f->prime, n))
+    adder a = {.curve = c, .sum = f->base};
+    limbs_read(a.sum.x, n, str_span(s, 1, 1 + 8 * n));
+    limbs_read(a.sum.y, n, str_span(s, 1 + 8 * n, s.len));
+    if (!limbs_less(a.sum.x, f->prime, n) || !limbs_less(a.sum.y, f->prime, n))
         return E_PointInvalid;
-    field_mul(c, p->x, p->x, f->square);
-    field_mul(c, p->y, p->y, f->square);
-    copy((u8 *)p->z, (const u8 *)f->base.z, sizeof p->z);
-    field_mul(c, right, p->x, p->x);
-    for (iz i = 0; i < 3; i++) /* x^2 - 3 */
-        field_sub(c, right, right, f->base.z);
-    field_mul(c, right, right, p->x);
-    field_add(c, right, right, f->b);
-    field_mul(c, left, p->y, p->y);
-    return limbs_equal(left, right, n) ? E_None : E_PointInvalid;
+    copy((u8 *)a.t, (const u8 *)f->square_b, sizeof f->square_b);
+    adder_run(&a, equation, countof(equation));
+    *p = a.sum;
+    return field_is_zero(c, a.t[3]) ? E_None : E_PointInvalid;
 }
 
 /* ---- ECDH on P-256 ---- */
@@ -3071,6 +2848,10 @@ static __attribute__((noinline)) u64 scalar_minus(u64 *r, const u64 *a, const u6
  * E_KeyScalar. An even k is replaced by n - k, which is odd, and the result's y negated. */
 static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
 {
+    static const formula_step affine[] = {
+        {MUL, T1, T1, T0}, {MUL, T1, T1, T0}, {MUL, X1, X1, T1}, /* plain numbers all */
+        {MUL, T1, T1, T0}, {MUL, Y1, Y1, T1}, {SUB, T1, ZERO, Y1},
+    };
     struct {
         adder a;
         point multiple[KEY_POINTS];
@@ -3089,17 +2870,12 @@ static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
         w.k[i] ^= (w.k[i] ^ w.other[i]) & even;
 
     adder_scale(&w.a, w.multiple, w.k, p);
-    u64 *x = w.a.sum.x, *y = w.a.sum.y, *z = w.a.t[0], *t = w.a.t[1];
-    field_invert(P256, z, w.a.sum.z);
-    field_mul(P256, t, z, z);
-    field_mul(P256, x, x, t);
-    field_mul(P256, t, t, z);
-    field_mul(P256, y, y, t);
-    field_sub(P256, t, field_zero, y);
+    u64 *x = w.a.sum.x, *y = w.a.sum.y, (*t)[FIELD_LIMBS] = w.a.t;
+    field_invert(P256, t[0], w.a.sum.z);
+    copy((u8 *)t[1], (const u8 *)field_plain_one, sizeof t[1]);
+    adder_run(&w.a, affine, countof(affine));
     for (iz i = 0; i < 4; i++)
-        y[i] ^= (y[i] ^ t[i]) & even;
-    field_mul(P256, x, x, field_plain_one);
-    field_mul(P256, y, y, field_plain_one);
+        y[i] ^= (y[i] ^ t[1][i]) & even;
     out[0] = 4;
     limbs_write(out + 1, 32, x);
     limbs_write(out + 33, 32, y);
@@ -3132,6 +2908,202 @@ static err p256_ecdh(u8 shared[32], const u8 secret[32], str peer)
     copy(shared, product + 1, 32);
     wipe(product, sizeof product);
     return error;
+}
+
+/* ---- X25519 ----
+ *
+ * Elements of the field modulo p = 2^255 - 19 are five limbs of 51 bits, lowest first. What a
+ * product gives is *tight*: each limb is below 2^51 + 2^13. A sum or a difference of two tight
+ * elements is *loose*: each limb is below 2^53; only a product makes it tight again.
+ */
+
+typedef u64 f25519[5];
+
+#define F25519_LIMB (((u64)1 << 51) - 1)
+
+/* Takes a limb from sum, which is below 2^115, and leaves the rest in it. */
+static u64 f25519_limb(u128 *sum)
+{
+    u64 limb = (u64)*sum & F25519_LIMB;
+    *sum = (u64)(*sum >> 51);
+    return limb;
+}
+
+/* Tight product of two loose ones; out may be either. Limbs that pass 2^255 come back times 19:
+ * 19 * 2^53 < 2^58. A sum of products is below 77 * 2^106 < 2^113, the last below 5 * 2^106
+ * < 2^109; so the carries are below 2^62, the last below 2^58, and 19 * 2^58 < 2^63: times 19 it
+ * leaves at most 2^12 to the second limb. */
+static void f25519_mul(f25519 out, const f25519 a, const f25519 b)
+{
+    u64 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4];
+    u64 b0 = b[0], b1 = b[1], b2 = b[2], b3 = b[3], b4 = b[4];
+    u64 c1 = 19 * b1, c2 = 19 * b2, c3 = 19 * b3, c4 = 19 * b4;
+    u128 sum = (u128)a0 * b0 + (u128)a1 * c4 + (u128)a2 * c3 + (u128)a3 * c2 + (u128)a4 * c1;
+    u64 first = f25519_limb(&sum);
+    sum += (u128)a0 * b1 + (u128)a1 * b0 + (u128)a2 * c4 + (u128)a3 * c3 + (u128)a4 * c2;
+    u64 second = f25519_limb(&sum);
+    sum += (u128)a0 * b2 + (u128)a1 * b1 + (u128)a2 * b0 + (u128)a3 * c4 + (u128)a4 * c3;
+    out[2] = f25519_limb(&sum);
+    sum += (u128)a0 * b3 + (u128)a1 * b2 + (u128)a2 * b1 + (u128)a3 * b0 + (u128)a4 * c4;
+    out[3] = f25519_limb(&sum);
+    sum += (u128)a0 * b4 + (u128)a1 * b3 + (u128)a2 * b2 + (u128)a3 * b1 + (u128)a4 * b0;
+    out[4] = f25519_limb(&sum);
+    first += 19 * (u64)sum;
+    out[0] = first & F25519_LIMB;
+    out[1] = second + (first >> 51);
+}
+
+/* Sum and difference of two tight ones that out is not. To the difference 2p is added so that no
+ * limb falls below zero: limbs below 2^52 + 2^51 + 2^13. */
+static void f25519_sums(f25519 out[2], const f25519 a, const f25519 b)
+{
+    for (iz i = 0; i < 5; i++) {
+        out[0][i] = a[i] + b[i];
+        out[1][i] = a[i] + 2 * F25519_LIMB - b[i];
+    }
+    out[1][0] -= 36;
+}
+
+/* 121665 * a + b, loose, for loose a and tight b: the sums are below 2^71, the carries below 2^20
+ * and 19 * 2^20 < 2^25. 121665 is (A - 2) / 4 of the curve. */
+static void f25519_combine(f25519 out, const f25519 a, const f25519 b)
+{
+    u128 sum = 0;
+    for (iz i = 0; i < 5; i++) {
+        sum += (u128)121665 * a[i] + b[i];
+        out[i] = f25519_limb(&sum);
+    }
+    out[0] += 19 * (u64)sum;
+}
+
+/* 1 / a, and 0 for 0: a to the power p - 2 = 2^255 - 21, whose bits are all set but numbers 2 and
+ * 4. Bits 5 to 249 are taken in fives by way of `ones`, a to the power 31. */
+static void f25519_invert(f25519 out, f25519 ones, const f25519 a)
+{
+    copy((u8 *)out, (const u8 *)a, sizeof(f25519));
+    for (iz i = 253; i >= 0; i--) {
+        f25519_mul(out, out, out);
+        if (i >= 250 || i == 3 || i < 2)
+            f25519_mul(out, out, a);
+        else if (i % 5 == 0)
+            f25519_mul(out, out, ones);
+        if (i == 250)
+            copy((u8 *)ones, (const u8 *)out, sizeof(f25519));
+    }
+}
+
+/* The u-coordinate in 32 bytes; their top bit is ignored (RFC 7748, 5). */
+static void f25519_load(f25519 out, const u8 in[32])
+{
+    u64 words[5] = {0}; /* limbs_field reads one further */
+    copy((u8 *)words, in, 32);
+    for (iz i = 0; i < 5; i++)
+        out[i] = limbs_field(words, 51 * i, 51);
+}
+
+/* The one encoding below p of a tight element, which is below 2p: `over` is the carry of adding 19,
+ * 1 from p on. Then 19 is added and bit 255 falls away, which subtracts p. */
+static void f25519_store(u8 out[32], const f25519 a)
+{
+    u64 over = 19, carry, l[5];
+    for (iz i = 0; i < 5; i++)
+        over = (a[i] + over) >> 51;
+    carry = 19 * over;
+    for (iz i = 0; i < 5; i++) {
+        carry += a[i];
+        l[i] = carry & F25519_LIMB;
+        carry >>= 51;
+    }
+    for (iz i = 0; i < 4; i++)
+        store64(out + 8 * i, l[i] >> (13 * i) | l[i + 1] << (51 - 13 * i));
+    wipe(l, sizeof l);
+}
+
+/* One step of the Montgomery ladder: doubles (x2 : z2), adds it to (x3 : z3), whose difference is
+ * x1. The names are RFC 7748's (section 5), a to e for its capitals. */
+typedef struct {
+    f25519 x1, x2, z2, x3, z3; /* x25519 swaps x2, z2 with x3, z3 as one row */
+    f25519 a, b, c, d, e;
+} x25519_state;
+
+/* Each step is r = a op b of numbers of the state, by their first limbs in it; F_SUMS writes two
+ * numbers in a row. */
+enum { F_MUL, F_SUMS, F_COMBINE };
+enum {
+    F_X1 = 0,
+    F_X2 = 5,
+    F_Z2 = 10,
+    F_X3 = 15,
+    F_Z3 = 20,
+    F_A = 25,
+    F_B = 30,
+    F_C = 35,
+    F_D = 40,
+    F_E = 45
+};
+static const u8 x25519_steps[14][4] = {
+    {F_SUMS, F_A, F_X2, F_Z2},   {F_SUMS, F_C, F_X3, F_Z3}, {F_MUL, F_D, F_D, F_A},
+    {F_MUL, F_C, F_C, F_B},      {F_MUL, F_A, F_A, F_A},    {F_MUL, F_B, F_B, F_B},
+    {F_SUMS, F_X3, F_D, F_C},    {F_MUL, F_X3, F_X3, F_X3}, {F_MUL, F_Z3, F_Z3, F_Z3},
+    {F_MUL, F_Z3, F_Z3, F_X1},   {F_MUL, F_X2, F_A, F_B},   {F_SUMS, F_D, F_A, F_B},
+    {F_COMBINE, F_Z2, F_E, F_A}, {F_MUL, F_Z2, F_Z2, F_E},
+};
+
+static void x25519_step(x25519_state *state)
+{
+    u64 *limb = (u64 *)(void *)state;
+    for (iz i = 0; i < countof(x25519_steps); i++) {
+        const u8 *s = x25519_steps[i];
+        u64 *r = limb + s[1], *a = limb + s[2], *b = limb + s[3];
+        if (s[0] == F_MUL)
+            f25519_mul(r, a, b);
+        else if (s[0] == F_SUMS)
+            f25519_sums((f25519 *)(void *)r, a, b);
+        else
+            f25519_combine(r, a, b);
+    }
+}
+
+/* The shared secret of our 32 secret bytes, any, and the peer's point, any (RFC 7748, 5 and 6.1;
+ * not canonical encodings are taken modulo p). E_KeyShareZero when the secret came out as zeros, as
+ * it does for the points of small order: TLS refuses that (RFC 8446, 7.4.2). */
+static err x25519(u8 shared[32], const u8 secret[32], const u8 peer[32])
+{
+    x25519_state s = {.x2 = {1}, .z3 = {1}};
+    u8 k[32];
+    u64 swapped = 0, any = 0, *pair = (u64 *)(void *)&s + 5; /* from x2 on */
+    copy(k, secret, 32);
+    k[0] &= 248;
+    k[31] = (u8)((k[31] & 127) | 64);
+    f25519_load(s.x1, peer);
+    copy((u8 *)s.x3, (const u8 *)s.x1, sizeof s.x3);
+    for (i32 t = 254; t >= 0; t--) {
+        u64 bit = k[t >> 3] >> (t & 7) & 1, mask = ct_mask(bit ^ swapped);
+        for (iz i = 0; i < 10; i++) {
+            u64 differ = (pair[i] ^ pair[i + 10]) & mask;
+            pair[i] ^= differ;
+            pair[i + 10] ^= differ;
+        }
+        swapped = bit;
+        x25519_step(&s);
+    }
+    /* The last bit of k is 0: nothing is left to swap back. */
+    f25519_invert(s.a, s.b, s.z2);
+    f25519_mul(s.x2, s.x2, s.a);
+    f25519_store(shared, s.x2);
+    for (iz i = 0; i < 32; i++)
+        any |= shared[i];
+    wipe(&s, sizeof s);
+    wipe(k, sizeof k);
+    return (err)(ct_mask(ct_is_zero(any)) & E_KeyShareZero);
+}
+
+/* Our key share: the point of 32 secret bytes, any. (RFC 7748, 6.1) */
+static void x25519_public(u8 share[32], const u8 secret[32])
+{
+    static const u8 base[32] = {9};
+    err zero = x25519(share, secret, base);
+    invariant(!zero);
 }
 
 /* ---- Montgomery products for any odd modulus ---- */
@@ -3334,17 +3306,17 @@ static b32 adder_x_is(adder *a, const u64 *r)
     curve_id c = a->curve;
     iz n = curve_limbs(c);
     u64(*t)[FIELD_LIMBS] = a->t;
-    if (field_is_zero(a->curve, a->sum.z))
+    if (field_is_zero(c, a->sum.z))
         return 0;
+    copy((u8 *)t[2], (const u8 *)r, sizeof t[2]);
     field_mul(c, t[0], a->sum.x, field_plain_one);
     field_mul(c, t[1], a->sum.z, a->sum.z);
-    field_mul(c, t[2], r, t[1]);
-    if (limbs_equal(t[0], t[2], n))
-        return 1;
-    if (limbs_add(t[3], r, curves[c].order, n) || !limbs_less(t[3], curves[c].prime, n))
-        return 0;
-    field_mul(c, t[2], t[3], t[1]);
-    return limbs_equal(t[0], t[2], n);
+    do {
+        field_mul(c, t[3], t[2], t[1]);
+        if (limbs_equal(t[0], t[3], n))
+            return 1;
+    } while (!limbs_add(t[2], t[2], curves[c].order, n) && limbs_less(t[2], curves[c].prime, n));
+    return 0;
 }
 
 /* Whether (r, s), unsigned big-endian numbers, is a signature of a digest of any length under a key
@@ -3418,18 +3390,20 @@ static void mont_enter(big *number, const modulus *m)
     }
 }
 
-/* m = signature^e mod n (RSAVP1, RFC 8017, section 5.2.2), with *m_n set up for n. n and e are
- * unsigned big-endian. E_RsaSize, E_RsaExponent; E_SignatureBad for a signature that is not as long
- * as n or not below it. */
-static err rsa_open(big *m, modulus *m_n, str n, str e, str signature)
+/* em = signature^e mod n (RSAVP1, RFC 8017, section 5.2.2), as long as n, and the number of bits of
+ * n. n and e are unsigned big-endian. E_RsaSize, E_RsaExponent; E_SignatureBad for a signature that
+ * is not as long as n or not below it. */
+static err rsa_open(u8 em[RSA_BITS_MAX / 8], iz *bits, str n, str e, str signature)
 {
     n = str_without_zeros(n);
     e = str_without_zeros(e);
     if (n.len > RSA_BITS_MAX / 8 || n.len < RSA_BITS_MIN / 8 || n.ptr[n.len - 1] % 2 == 0)
         return E_RsaSize;
-    big_read(&m_n->n, n);
-    modulus_set(m_n);
-    if (m_n->bits < RSA_BITS_MIN)
+    modulus m_n;
+    big_read(&m_n.n, n);
+    modulus_set(&m_n);
+    *bits = m_n.bits;
+    if (m_n.bits < RSA_BITS_MIN)
         return E_RsaSize;
     if (!e.len || e.len > RSA_EXPONENT_MAX)
         return E_RsaExponent;
@@ -3439,18 +3413,19 @@ static err rsa_open(big *m, modulus *m_n, str n, str e, str signature)
         return E_RsaExponent;
     if (signature.len != n.len)
         return E_SignatureBad;
-    big plain, form;
+    big plain, form, m;
     big_read(&plain, signature);
-    if (!limbs_less(big_limbs(&plain), big_limbs(&m_n->n), m_n->limbs))
+    if (!limbs_less(big_limbs(&plain), big_limbs(&m_n.n), m_n.limbs))
         return E_SignatureBad;
     form = plain;
-    mont_enter(&form, m_n);
-    *m = form;
+    mont_enter(&form, &m_n);
+    m = form;
     for (iz i = 62 - __builtin_clzll(exponent); i >= 0; i--) {
-        mont_product(m, m, m, m_n);
+        mont_product(&m, &m, &m, &m_n);
         if (exponent >> i & 1) /* the last bit is set, and the last product makes m plain */
-            mont_product(m, m, i ? &form : &plain, m_n);
+            mont_product(&m, &m, i ? &form : &plain, &m_n);
     }
+    limbs_write(em, n.len, big_limbs(&m));
     return E_None;
 }
 
@@ -3460,77 +3435,76 @@ static err rsa_open(big *m, modulus *m_n, str n, str e, str signature)
 static const u8 pkcs1_info[20] = {0,    0x30, 17, 0x30, 0x0d, 6, 9, 0x60, 0x86, 0x48,
                                   0x01, 0x65, 3,  4,    2,    0, 5, 0,    4,    0};
 
-/* Whether signature is RSASSA-PKCS1-v1_5's (RFC 8017, section 8.2.2) of a digest of kind id. The
- * encoding is made anew and compared as a whole, with the NULL that RFC 8017 has the
- * AlgorithmIdentifier carry. Errors as for rsa_open. */
-static err rsa_verify_pkcs1(str n, str e, hash_id id, str digest, str signature)
+/* Whether em is EMSA-PKCS1-v1_5's encoding (RFC 8017, section 9.2) of a digest of kind id. It is
+ * made anew and compared as a whole, with the NULL that RFC 8017 has the AlgorithmIdentifier
+ * carry. */
+static b32 rsa_is_pkcs1(str em, hash_id id, str digest)
 {
-    modulus m_n;
-    big m, expected;
-    err error = rsa_open(&m, &m_n, n, e, signature);
-    if (error)
-        return error;
-    if (digest.len != hash_size(id))
-        return E_SignatureBad;
-    u8 em[RSA_BITS_MAX / 8], *info = em + signature.len - digest.len - sizeof pkcs1_info;
-    memset(em, 0xff, sizeof em);
-    em[0] = 0;
-    em[1] = 1;
+    u8 made[RSA_BITS_MAX / 8], *end = made + em.len - digest.len, *info = end - sizeof pkcs1_info;
+    memset(made, 0xff, sizeof made);
+    made[0] = 0;
+    made[1] = 1;
     copy(info, pkcs1_info, sizeof pkcs1_info);
     info[2] = (u8)(info[2] + digest.len);
     info[15] = (u8)(1 + id);
     info[19] = (u8)digest.len;
-    copy(em + signature.len - digest.len, digest.ptr, digest.len);
-    big_read(&expected, (str){em, signature.len});
-    return limbs_equal(big_limbs(&m), big_limbs(&expected), m_n.limbs) ? E_None : E_SignatureBad;
+    copy(end, digest.ptr, digest.len);
+    return !memcmp(made, em.ptr, (uz)em.len);
 }
 
 /* data ^= MGF1(seed), RFC 8017, appendix B.2.1. */
 static void mgf1_mask(hash_id id, str seed, u8 *data, iz n)
 {
-    u8 block[HASH_MAX], counter[4] = {0};
-    iz size = hash_size(id);
-    for (; n > 0; n -= size, data += size) {
-        hash h;
-        hash_init(&h, id);
-        hash_add(&h, seed);
-        hash_add(&h, (str){counter, 4});
-        hash_end(&h, block);
-        for (iz i = 0; i < size && i < n; i++)
-            data[i] ^= block[i];
-        counter[3]++; /* n is below 512: at most 16 blocks */
+    u8 block[HASH_MAX], counted[HASH_MAX + 4] = {0};
+    copy(counted, seed.ptr, seed.len);
+    for (iz at = seed.len; n > 0; n--, data++, at++) {
+        if (at == seed.len) {
+            hash_of(id, (str){counted, seed.len + 4}, block);
+            counted[seed.len + 3]++; /* n is below 512: at most 16 blocks */
+            at = 0;
+        }
+        *data ^= block[at];
     }
 }
 
-/* Whether signature is RSASSA-PSS's (RFC 8017, sections 8.1.2 and 9.1.2) of a digest of kind id,
- * with the same hash in MGF1 and a salt as long as the digest. Errors as for rsa_open. */
-static err rsa_verify_pss(str n, str e, hash_id id, str digest, str signature)
+/* Whether em, a number of at most em_bits + 1 bits, is EMSA-PSS's encoding (RFC 8017, section
+ * 9.1.2) of a digest of kind id, with the same hash in MGF1 and a salt as long as the digest. em is
+ * unmasked in place. Its first byte holds the upper em_bits % 8 bits of the encoding; if these are
+ * none, the encoding begins behind it. */
+static b32 rsa_is_pss(u8 *em, iz em_bits, hash_id id, str digest)
 {
-    modulus m_n;
-    big m;
-    err error = rsa_open(&m, &m_n, n, e, signature);
-    if (error)
-        return error;
-    iz size = hash_size(id), em_bits = m_n.bits - 1, em_len = (em_bits + 7) >> 3;
-    iz db_len = em_len - size - 1, padding = db_len - size - 1;
-    if (digest.len != size || limbs_bits(big_limbs(&m), m_n.limbs) > em_bits)
-        return E_SignatureBad; /* also when one of the leftmost 8 * em_len - em_bits bits is set */
-    u8 em[RSA_BITS_MAX / 8], again[HASH_MAX];
-    limbs_write(em, em_len, big_limbs(&m));
+    iz size = digest.len, db_len = ((em_bits + 7) >> 3) - size - 1, padding = db_len - size - 1;
+    i32 top = em_bits & 7;
+    u8 again[HASH_MAX], salted[8 + 2 * HASH_MAX] = {0}, wrong = em[0] >> top;
+    if (!top)
+        em++;
     str seed = {em + db_len, size};
     mgf1_mask(id, seed, em, db_len);
-    em[0] &= (u8)(0xff >> (8 * em_len - em_bits));
-    u8 wrong = em[em_len - 1] ^ 0xbc;
+    em[0] &= (u8)(0xff >> (-top & 7));
+    wrong |= seed.ptr[size] ^ 0xbc;
     for (iz i = 0; i < padding; i++)
         wrong |= em[i];
     wrong |= em[padding] ^ 1;
-    hash h;
-    hash_init(&h, id);
-    hash_add(&h, S("\0\0\0\0\0\0\0\0"));
-    hash_add(&h, digest);
-    hash_add(&h, (str){em + padding + 1, size});
-    hash_end(&h, again);
-    return !wrong && str_eq(seed, (str){again, size}) ? E_None : E_SignatureBad;
+    copy(salted + 8, digest.ptr, size);
+    copy(salted + 8 + size, em + padding + 1, size);
+    hash_of(id, (str){salted, 8 + 2 * size}, again);
+    return !wrong && !memcmp(seed.ptr, again, (uz)size);
+}
+
+/* Whether signature is RSASSA-PSS's, else RSASSA-PKCS1-v1_5's (RFC 8017, sections 8.1.2 and 8.2.2),
+ * of a digest of kind id. Errors as for rsa_open. */
+static err rsa_verify(b32 pss, str n, str e, hash_id id, str digest, str signature)
+{
+    u8 em[RSA_BITS_MAX / 8];
+    iz bits;
+    err error = rsa_open(em, &bits, n, e, signature);
+    if (error)
+        return error;
+    if (digest.len != hash_size(id))
+        return E_SignatureBad;
+    b32 good = pss ? rsa_is_pss(em, bits - 1, id, digest)
+                   : rsa_is_pkcs1((str){em, signature.len}, id, digest);
+    return good ? E_None : E_SignatureBad;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -3824,10 +3798,8 @@ static err key_verify(const public_key *k, sig_id id, str message, str signature
     if (id >= SIG_WEAK || (id >= PKCS1_SHA256) != (k->id == KEY_RSA))
         return E_SignatureBad;
     hash_of(h, message, digest);
-    if (id >= PSS_SHA256)
-        return rsa_verify_pss(k->n, k->e, h, d, signature);
     if (id >= PKCS1_SHA256)
-        return rsa_verify_pkcs1(k->n, k->e, h, d, signature);
+        return rsa_verify(id >= PSS_SHA256, k->n, k->e, h, d, signature);
     reader in = reader_of(signature);
     const u8 *end = der_enter(&in, DER_SEQUENCE);
     str r = der_unsigned(&in), s = der_unsigned(&in);

@@ -2264,6 +2264,37 @@ static void test_x25519_zero(void)
     }
 }
 
+/* Whether sum, difference and combination of a loose a and tight ones are not what products make of
+ * them, or not in their bounds. */
+static b32 f25519_is_not_combined(const f25519 a, const f25519 b, const f25519 c)
+{
+    static const f25519 one = {1}, factor = {121665}, two = {2};
+    f25519 both[2], x, y;
+    u8 p[32], q[32];
+    b32 bad = 0;
+    f25519_combine(x, a, b); /* 121665 a + b, less 121665 a, is b */
+    for (iz i = 0; i < 5; i++)
+        bad |= x[i] >= (u64)1 << 53;
+    f25519_mul(x, x, one);
+    f25519_mul(y, a, factor);
+    f25519_sums(both, x, y);
+    f25519_mul(x, both[1], one);
+    f25519_store(p, x);
+    f25519_store(q, b);
+    bad |= memcmp(p, q, 32) != 0;
+    f25519_sums(both, b, c); /* (b + c) + (b - c) is 2 b */
+    for (iz i = 0; i < 10; i++)
+        bad |= both[i / 5][i % 5] >= (u64)1 << 53;
+    f25519_mul(x, both[0], one);
+    f25519_mul(y, both[1], one);
+    f25519_sums(both, x, y);
+    f25519_mul(x, both[0], one);
+    f25519_mul(y, b, two);
+    f25519_store(p, x);
+    f25519_store(q, y);
+    return bad || memcmp(p, q, 32) != 0;
+}
+
 /* Products of limbs at the stated bounds against the same elements made tight first. */
 static void test_f25519_bounds(void)
 {
@@ -2276,13 +2307,13 @@ static void test_f25519_bounds(void)
         test_fill(&seed, bytes, sizeof bytes);
         for (iz j = 0; j < 5; j++) {
             static const u64 edge[] = {
-                0, 1, F25519_LIMB - 18, F25519_LIMB, F25519_LIMB + 65535, ((u64)1 << 53) - 1};
+                0, 1, F25519_LIMB - 18, F25519_LIMB, F25519_LIMB + 8191, ((u64)1 << 53) - 1};
             a[j] = edge[bytes[j] % 6];
             b[j] = edge[bytes[j] / 6 % 6];
         }
         f25519_mul(c, a, b);
         for (iz j = 0; j < 5; j++)
-            bad += c[j] >= ((u64)1 << 51) + 65536;
+            bad += c[j] >= ((u64)1 << 51) + (j == 1 ? 8192 : 0);
         f25519_store(x, c);
         f25519_mul(d, a, one);
         f25519_mul(e, b, one);
@@ -2293,11 +2324,14 @@ static void test_f25519_bounds(void)
         f25519_mul(e, d, e);
         f25519_store(y, e);
         bad += memcmp(x, y, 32) != 0;
-        f25519_square(c, a);
-        f25519_mul(d, a, a);
+        memcpy(d, a, sizeof d); /* in place */
+        f25519_mul(d, d, d);
+        f25519_mul(c, a, one);
+        f25519_mul(c, c, c);
         f25519_store(x, c);
         f25519_store(y, d);
         bad += memcmp(x, y, 32) != 0;
+        bad += f25519_is_not_combined(a, c, d);
     }
     CHECK(bad == 0);
 }
@@ -2749,7 +2783,8 @@ static void test_public_field(void)
             bad_mul += memcmp(r, x, (size_t)n * 8) != 0;
             field_sub(c, x, a, b);
             bad_sub += !limbs_less(x, f->prime, n);
-            field_add(c, y, x, b);
+            field_sub(c, y, field_zero, b);
+            field_sub(c, y, x, y);
             bad_add += memcmp(y, a, (size_t)n * 8) != 0;
             if (round % 100 == 0) {
                 field_invert(c, x, a);
@@ -2772,7 +2807,7 @@ static void test_public_constants(void)
         u64 zero[FIELD_LIMBS] = {0}, t[FIELD_LIMBS];
         CHECK(limbs_sub(t, zero, f->prime, n) == 1 && limbs_equal(t, f->base.z, n));
         model_product(t, f->base.z, f->base.z, f->prime, n);
-        CHECK(limbs_equal(t, f->square, n));
+        CHECK(limbs_equal(t, f->square_b[0], n));
     }
     static const char *base[2] = {
         "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342"
@@ -3426,16 +3461,16 @@ static void test_public_rsa_pkcs1_encoding(void)
     memcpy(em + 256 - 32, digest, 32);
     pub_bytes sig = public_rsa_raw(em, 256);
     str d = {digest, 32};
-    CHECK(rsa_verify_pkcs1(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_None);
-    CHECK(rsa_verify_pkcs1(bytes_str(&n), S("\0\0\1\0\1"), SHA256, d, bytes_str(&sig)) == E_None);
-    CHECK(rsa_verify_pkcs1(bytes_str(&n), S("\3"), SHA256, d, bytes_str(&sig)) == E_SignatureBad);
-    CHECK(rsa_verify_pkcs1(bytes_str(&n), e, SHA384, d, bytes_str(&sig)) == E_SignatureBad);
-    CHECK(rsa_verify_pkcs1(bytes_str(&n), e, SHA256, (str){digest, 31}, bytes_str(&sig)) ==
+    CHECK(rsa_verify(0, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_None);
+    CHECK(rsa_verify(0, bytes_str(&n), S("\0\0\1\0\1"), SHA256, d, bytes_str(&sig)) == E_None);
+    CHECK(rsa_verify(0, bytes_str(&n), S("\3"), SHA256, d, bytes_str(&sig)) == E_SignatureBad);
+    CHECK(rsa_verify(0, bytes_str(&n), e, SHA384, d, bytes_str(&sig)) == E_SignatureBad);
+    CHECK(rsa_verify(0, bytes_str(&n), e, SHA256, (str){digest, 31}, bytes_str(&sig)) ==
           E_SignatureBad);
     static const u8 long_digest[300];
-    CHECK(rsa_verify_pkcs1(bytes_str(&n), e, SHA256, (str){long_digest, 300}, bytes_str(&sig)) ==
+    CHECK(rsa_verify(0, bytes_str(&n), e, SHA256, (str){long_digest, 300}, bytes_str(&sig)) ==
           E_SignatureBad);
-    CHECK(rsa_verify_pss(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
+    CHECK(rsa_verify(1, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
     static const public_change rows[] = {
         {"block type 0", 1, 0, 1},
         {"block type 2", 1, 0, 3},
@@ -3461,8 +3496,8 @@ static void test_public_rsa_pkcs1_encoding(void)
         *byte ^= rows[i].flip;
         sig = public_rsa_raw(em, 256);
         check_at(__FILE__, __LINE__,
-                 sig.len == 256 && rsa_verify_pkcs1(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) ==
-                                       E_SignatureBad,
+                 sig.len == 256 &&
+                     rsa_verify(0, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad,
                  rows[i].what);
         *byte ^= rows[i].flip;
     }
@@ -3489,8 +3524,8 @@ static void test_public_rsa_pkcs1_encoding(void)
         memcpy(shape + 256 - tail + head.len, digest, 32);
         sig = public_rsa_raw(shape, 256);
         check_at(__FILE__, __LINE__,
-                 sig.len == 256 && rsa_verify_pkcs1(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) ==
-                                       E_SignatureBad,
+                 sig.len == 256 &&
+                     rsa_verify(0, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad,
                  shapes[i].what);
     }
 }
@@ -3545,16 +3580,16 @@ static void test_public_rsa_pss_encoding(void)
         public_pss_encode(em, bits, digest, 32);
         pub_bytes sig = public_pss_sign(em, bits, n.len, 0);
         CHECK(n.len == (sizes[k] + 7) / 8 && sig.len == n.len);
-        CHECK(rsa_verify_pss(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_None);
-        CHECK(rsa_verify_pss(bytes_str(&n), e, SHA384, d, bytes_str(&sig)) == E_SignatureBad);
-        CHECK(rsa_verify_pss(bytes_str(&n), e, SHA256, (str){digest, 31}, bytes_str(&sig)) ==
+        CHECK(rsa_verify(1, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_None);
+        CHECK(rsa_verify(1, bytes_str(&n), e, SHA384, d, bytes_str(&sig)) == E_SignatureBad);
+        CHECK(rsa_verify(1, bytes_str(&n), e, SHA256, (str){digest, 31}, bytes_str(&sig)) ==
               E_SignatureBad);
-        CHECK(rsa_verify_pkcs1(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
+        CHECK(rsa_verify(0, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
         if (bits %
             8) { /* the leftmost bit that has to be zero; n's first byte allows for it or not */
             sig = public_pss_sign(em, bits, n.len, 0x80 >> (8 * len - bits - 1));
             CHECK(sig.len < 0 ||
-                  rsa_verify_pss(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
+                  rsa_verify(1, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
         }
         const public_change rows[] = {
             {"trailer", 0, (int)1, 1},     {"hash", (int)db, 0, 1},
@@ -3570,8 +3605,8 @@ static void test_public_rsa_pss_encoding(void)
             *byte ^= rows[i].flip;
             sig = public_pss_sign(em, bits, n.len, 0);
             check_at(__FILE__, __LINE__,
-                     sig.len == n.len && rsa_verify_pss(bytes_str(&n), e, SHA256, d,
-                                                        bytes_str(&sig)) == E_SignatureBad,
+                     sig.len == n.len && rsa_verify(1, bytes_str(&n), e, SHA256, d,
+                                                    bytes_str(&sig)) == E_SignatureBad,
                      rows[i].what);
             *byte ^= rows[i].flip;
         }
@@ -3580,7 +3615,7 @@ static void test_public_rsa_pss_encoding(void)
             public_pss_encode(em, bits, digest, salts[i]);
             sig = public_pss_sign(em, bits, n.len, 0);
             CHECK(sig.len == n.len);
-            CHECK(rsa_verify_pss(bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
+            CHECK(rsa_verify(1, bytes_str(&n), e, SHA256, d, bytes_str(&sig)) == E_SignatureBad);
         }
     }
 }
@@ -3611,8 +3646,8 @@ static void test_public_rsa_keys_refused(void)
             n[len - 1] = len == 1 ? rows[i].first : rows[i].last;
         }
         iz real = len - (len && !n[0]);
-        CHECK(rsa_verify_pkcs1((str){n, len}, e, SHA256, d, (str){sig, real}) == rows[i].want);
-        CHECK(rsa_verify_pss((str){n, len}, e, SHA256, d, (str){sig, real}) == rows[i].want);
+        CHECK(rsa_verify(0, (str){n, len}, e, SHA256, d, (str){sig, real}) == rows[i].want);
+        CHECK(rsa_verify(1, (str){n, len}, e, SHA256, d, (str){sig, real}) == rows[i].want);
         if (len)
             n[0] = 0xff, n[len - 1] = 0xff;
     }
@@ -3631,15 +3666,15 @@ static void test_public_rsa_keys_refused(void)
         {{(const u8 *)"\1\0\0\0\1", 5}, E_RsaExponent},
     };
     for (iz i = 0; i < countof(exponents); i++)
-        CHECK(rsa_verify_pkcs1((str){n, 256}, exponents[i].e, SHA256, d, (str){sig, 256}) ==
+        CHECK(rsa_verify(0, (str){n, 256}, exponents[i].e, SHA256, d, (str){sig, 256}) ==
               exponents[i].want);
     /* signatures as large as n, larger, and of another length */
     memset(sig, 0xff, sizeof sig);
-    CHECK(rsa_verify_pkcs1((str){n, 256}, e, SHA256, d, (str){n, 256}) == E_SignatureBad);
+    CHECK(rsa_verify(0, (str){n, 256}, e, SHA256, d, (str){n, 256}) == E_SignatureBad);
     n[0] = 0x80;
-    CHECK(rsa_verify_pkcs1((str){n, 256}, e, SHA256, d, (str){sig, 256}) == E_SignatureBad);
+    CHECK(rsa_verify(0, (str){n, 256}, e, SHA256, d, (str){sig, 256}) == E_SignatureBad);
     for (iz len = 0; len < 600; len += 51)
-        CHECK(rsa_verify_pkcs1((str){n, 256}, e, SHA256, d, (str){sig, len}) == E_SignatureBad);
+        CHECK(rsa_verify(0, (str){n, 256}, e, SHA256, d, (str){sig, len}) == E_SignatureBad);
 }
 
 static void test_public_rsa_oracle(void)
@@ -3675,12 +3710,12 @@ static void test_public_rsa_oracle(void)
                 continue;
             }
             pub_bytes sig = public_file("sig"), pss = public_file("pss");
-            CHECK(rsa_verify_pkcs1(bytes_str(&n), e, id, d, bytes_str(&sig)) == E_None);
-            CHECK(rsa_verify_pss(bytes_str(&n), e, id, d, bytes_str(&pss)) == E_None);
+            CHECK(rsa_verify(0, bytes_str(&n), e, id, d, bytes_str(&sig)) == E_None);
+            CHECK(rsa_verify(1, bytes_str(&n), e, id, d, bytes_str(&pss)) == E_None);
             iz at = (iz)(public_random() % (u64)sig.len);
             sig.buf[at] ^= 4, pss.buf[at] ^= 4;
-            CHECK(rsa_verify_pkcs1(bytes_str(&n), e, id, d, bytes_str(&sig)) == E_SignatureBad);
-            CHECK(rsa_verify_pss(bytes_str(&n), e, id, d, bytes_str(&pss)) == E_SignatureBad);
+            CHECK(rsa_verify(0, bytes_str(&n), e, id, d, bytes_str(&sig)) == E_SignatureBad);
+            CHECK(rsa_verify(1, bytes_str(&n), e, id, d, bytes_str(&pss)) == E_SignatureBad);
         }
     }
 }
@@ -3844,8 +3879,7 @@ static int vector_public(const char *input)
             return -1;
         hash_of(id, bytes_str(&msg), digest);
         str d = {digest, hash_size(id)};
-        return (pkcs1 ? rsa_verify_pkcs1 : rsa_verify_pss)(bytes_str(&n), bytes_str(&e), id, d,
-                                                           bytes_str(&sig)) == E_None;
+        return rsa_verify(pss, bytes_str(&n), bytes_str(&e), id, d, bytes_str(&sig)) == E_None;
     }
     return -1;
 }
