@@ -4868,73 +4868,69 @@ static void tls_digest(tls *t)
     hash_end(&fork, t->digest);
 }
 
-/* HKDF-Expand-Label. */
-static void tls_expand(const tls *t, const u8 *secret, const char *label, str context, u8 *out,
-                       iz n)
+/* HKDF-Expand-Label: n bytes at out, which may lie over the secret. The context is t->digest if
+ * that is asked for, else empty. */
+static void tls_expand(const tls *t, const u8 *secret, const char *label, b32 digest, u8 *out, iz n)
 {
+    str context = digest ? tls_secret(t, t->digest) : S("");
     hkdf_expand_label(t->hash, tls_secret(t, secret), str_of_array(label, LABEL_MAX), context, out,
                       n);
 }
 
-/* From the current secret, with t->digest. */
-static void tls_expand_digest(const tls *t, const char *label, u8 out[HASH_MAX])
+/* Derive-Secret of the current secret, with t->digest. */
+static void tls_derive(const tls *t, const char *label, u8 out[HASH_MAX])
 {
-    tls_expand(t, t->secret, label, tls_secret(t, t->digest), out, hash_size(t->hash));
+    tls_expand(t, t->secret, label, 1, out, hash_size(t->hash));
 }
 
-/* Derive-Secret of the current secret and the transcript so far. */
-static void tls_derive(tls *t, const char *label, u8 out[HASH_MAX])
+/* The early secret: of the PSK in t->secret, which is zeros where there is none. */
+static void tls_schedule_start(tls *t)
 {
-    tls_digest(t);
-    tls_expand_digest(t, label, out);
-}
-
-/* The early secret: of a PSK, or of zeros as long as a hash where there is none. */
-static void tls_schedule_start(tls *t, const u8 psk[HASH_MAX])
-{
-    hkdf_extract(t->hash, S(""), tls_secret(t, psk), t->secret);
+    hkdf_extract(t->hash, S(""), tls_secret(t, t->secret), t->secret);
 }
 
 /* From early to handshake secret, with the shared secret; from there to the master secret, with
- * zeros. */
+ * zeros. Then t->digest is that of the transcript again. */
 static void tls_schedule_next(tls *t, str input)
 {
-    u8 salt[HASH_MAX];
     hash_of(t->hash, S(""), t->digest);
-    tls_expand_digest(t, "derived", salt);
-    hkdf_extract(t->hash, tls_secret(t, salt), input, t->secret);
-    wipe(salt, HASH_MAX);
+    tls_derive(t, "derived", t->secret);
+    hkdf_extract(t->hash, tls_secret(t, t->secret), input, t->secret);
+    tls_digest(t);
 }
 
-/* Traffic keys of a new secret: section 7.3. The secret is wiped where it came from. */
-static void tls_set_keys(const tls *t, tls_keys *k, u8 secret[HASH_MAX])
+/* Traffic keys of k->secret: section 7.3. */
+static void tls_set_keys(const tls *t, tls_keys *k)
 {
     u8 key[32];
-    copy(k->secret, secret, HASH_MAX);
-    wipe(secret, HASH_MAX);
-    tls_expand(t, k->secret, "key", S(""), key, aead_key_size(t->cipher));
-    tls_expand(t, k->secret, "iv", S(""), k->iv, AEAD_NONCE);
+    tls_expand(t, k->secret, "key", 0, key, aead_key_size(t->cipher));
+    tls_expand(t, k->secret, "iv", 0, k->iv, AEAD_NONCE);
     aead_init(&k->key, t->cipher, key);
     wipe(key, 32);
     k->sequence = 0;
     k->on = 1;
 }
 
+/* Those of the current secret, with t->digest. */
+static void tls_derive_keys(const tls *t, tls_keys *k, const char *label)
+{
+    tls_derive(t, label, k->secret);
+    tls_set_keys(t, k);
+}
+
 /* The next generation of a direction's keys: section 7.2. */
 static void tls_next_keys(const tls *t, tls_keys *k)
 {
-    u8 secret[HASH_MAX];
-    tls_expand(t, k->secret, "traffic upd", S(""), secret, hash_size(t->hash));
-    tls_set_keys(t, k, secret);
+    tls_expand(t, k->secret, "traffic upd", 0, k->secret, hash_size(t->hash));
+    tls_set_keys(t, k);
 }
 
-/* verify_data of the side whose keys these are, over t->digest: section 4.4.4. */
+/* verify_data of the side whose keys these are, over t->digest: section 4.4.4. Its key lies at out
+ * before it. */
 static void tls_verify_data(const tls *t, const tls_keys *k, u8 out[HASH_MAX])
 {
-    u8 key[HASH_MAX];
-    tls_expand(t, k->secret, "finished", S(""), key, hash_size(t->hash));
-    hmac(t->hash, tls_secret(t, key), tls_secret(t, t->digest), out);
-    wipe(key, HASH_MAX);
+    tls_expand(t, k->secret, "finished", 0, out, hash_size(t->hash));
+    hmac(t->hash, tls_secret(t, out), tls_secret(t, t->digest), out);
 }
 
 /* ---- ClientHello: RFC 8446 section 4.1.2 ---- */
@@ -5203,7 +5199,7 @@ static void tls_agree(tls *t, str message)
 {
     b32 x = t->group == TLS_X25519;
     b32 fits = t->share_group == t->group && t->share.len == (x ? 32 : 65);
-    u8 shared[32], secret[HASH_MAX] = {0};
+    u8 shared[32];
     tls_require(t, t->had & HAD_KEY_SHARE, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION);
     if (!tls_legal(t, fits, E_TlsGroup))
         return;
@@ -5211,12 +5207,10 @@ static void tls_agree(tls *t, str message)
                   : p256_ecdh(shared, t->entropy.p256_secret, t->share);
     if (tls_legal(t, !error, error)) {
         tls_transcribe(t, message);
-        tls_schedule_start(t, secret);
+        tls_schedule_start(t);
         tls_schedule_next(t, (str){shared, 32});
-        tls_derive(t, "c hs traffic", secret);
-        tls_set_keys(t, &t->send, secret);
-        tls_derive(t, "s hs traffic", secret);
-        tls_set_keys(t, &t->receive, secret);
+        tls_derive_keys(t, &t->send, "c hs traffic");
+        tls_derive_keys(t, &t->receive, "s hs traffic");
         wipe(&t->entropy, (iz)sizeof t->entropy);
     }
     wipe(shared, 32);
@@ -5346,7 +5340,7 @@ static void tls_send_flight(tls *t)
 /* t->digest: of the transcript before this message, which by now holds it. */
 static void tls_finished(tls *t)
 {
-    u8 theirs[HASH_MAX], client[HASH_MAX] = {0}, server[HASH_MAX];
+    u8 theirs[HASH_MAX], client[HASH_MAX] = {0};
     str data = tls_take(t, hash_size(t->hash));
     if (!tls_whole(t))
         return;
@@ -5356,11 +5350,12 @@ static void tls_finished(tls *t)
         return;
     tls_schedule_next(t, tls_secret(t, client));
     tls_derive(t, "c ap traffic", client);
-    tls_derive(t, "s ap traffic", server);
-    tls_set_keys(t, &t->receive, server);
+    tls_derive_keys(t, &t->receive, "s ap traffic");
     tls_send_flight(t);
-    tls_set_keys(t, &t->send, client);
-    wipe(t->secret, (iz)sizeof t->secret);
+    copy(t->send.secret, client, HASH_MAX);
+    tls_set_keys(t, &t->send);
+    wipe(client, HASH_MAX);
+    wipe(t->secret, HASH_MAX);
 }
 
 /* ---- after the handshake: RFC 8446 section 4.6 ---- */
