@@ -4016,12 +4016,6 @@ static void cert_decode(certificate *c, str der)
     c->key.may_sign = (c->usage & USAGE_DIGITAL_SIGNATURE) != 0;
 }
 
-/* Whether c has that subject. */
-static b32 cert_is_for(const certificate *c, const str *subject)
-{
-    return str_eq(c->subject, *subject);
-}
-
 /* What is asked of every certificate of a path by itself; of the root's signature, nothing. */
 static err cert_check(const certificate *c, i64 now, b32 root)
 {
@@ -4037,21 +4031,18 @@ static err cert_check(const certificate *c, i64 now, b32 root)
 /* What follows the first label, with its dot; empty if there is only one. */
 static str dns_parent(str name)
 {
-    iz i = 0;
-    while (i < name.len && name.ptr[i] != '.')
-        i++;
-    return str_span(name, i, name.len);
+    iz dot = str_find(name, '.');
+    return str_from(name, dot < 0 ? name.len : dot);
 }
 
 /* Does a dNSName cover a valid host name (RFC 9525 section 6.3)? A wildcard is the whole first
  * label, stands for one label, and needs two labels after it. */
 static b32 dns_covers(str pattern, str host)
 {
-    if (pattern.len < 2 || pattern.ptr[0] != '*' || pattern.ptr[1] != '.')
+    if (str_at(pattern, 0) != '*' || str_at(pattern, 1) != '.')
         return str_eq_nocase(pattern, host);
-    str parent = dns_parent(host);
-    return parent.len && dns_parent(str_span(parent, 1, parent.len)).len &&
-           str_eq_nocase(str_span(pattern, 1, pattern.len), parent);
+    pattern = str_from(pattern, 1);
+    return str_find(str_from(pattern, 1), '.') >= 0 && str_eq_nocase(pattern, dns_parent(host));
 }
 
 /* Is name base itself, or below it? The empty base holds all names. */
@@ -4060,8 +4051,7 @@ static b32 dns_within(str name, str base)
     iz extra = name.len - base.len;
     if (!base.len || extra < 0)
         return !base.len;
-    return str_eq_nocase(str_span(name, extra, name.len), base) &&
-           (!extra || name.ptr[extra - 1] == '.');
+    return str_eq_nocase(str_from(name, extra), base) && (!extra || name.ptr[extra - 1] == '.');
 }
 
 /* Is the address in the network, an address and its mask (RFC 5280 section 4.2.1.10)? */
@@ -4113,33 +4103,24 @@ typedef struct {
     str value;
 } general_name;
 
-static u8 name_form(const reader *r)
+/* The next name of a list, or the base of a constraint. DNS names must be visible ASCII, bases host
+ * names or empty; addresses must be of one of the two lengths, bases with a mask. */
+static void name_next(reader *r, b32 base, general_name *name)
 {
-    return reader_peek(r) & 0x1f;
-}
-
-/* The value of the next name of a list, or of the base of a constraint; its form is that of the
- * tag that comes (name_form). DNS names must be visible ASCII, bases host names or empty; addresses
- * must be of one of the two lengths, bases with a mask. */
-static str name_next(reader *r, b32 base)
-{
-    u8 tag = reader_peek(r), form = name_form(r);
+    u8 tag = reader_peek(r), form = tag & 0x1f;
     str value = der_item(r, DER_ANY);
     b32 constructed = form == 0 || (3 <= form && form <= 5);
     b32 good =
         form <= NAME_LAST && tag == (DER_CONTEXT | form | (constructed ? DER_CONSTRUCTED : 0));
     if (form == NAME_DNS && base)
         good &= !value.len || host_valid(value);
-    if (form == NAME_DNS && !base) {
-        good &= value.len > 0;
-        for (iz i = 0; i < value.len; i++)
-            good &= 0x21 <= value.ptr[i] && value.ptr[i] <= 0x7e;
-    }
+    if (form == NAME_DNS && !base)
+        good &= str_is_visible(value, value.len);
     if (form == NAME_IP)
         good &= base ? ip_network_valid(value) : value.len == 4 || value.len == 16;
     if (!good)
         reader_fail(r, E_CertMalformed);
-    return value;
+    *name = (general_name){form, value};
 }
 
 /* Does a constraint's base hold a name of the same form? Of what is excluded, names in doubt count
@@ -4163,12 +4144,24 @@ typedef struct {
     str text;        /* from the first character of base64 to the end of the bundle */
     iz width, pitch; /* characters of base64 in a line, and from one line to the next */
     iz size;         /* bytes of the certificate */
+    iz at;           /* the byte to be read next */
 } pem_entry;
+
+/* What is asked of x509_verify, and what it found. */
+typedef struct {
+    str host;            /* a DNS name without final dot; or an address, IPv6 as in a URL or not */
+    str bundle;          /* the roots, PEM text */
+    i64 now;             /* in seconds since 1970 */
+    iz checks;           /* signatures checked */
+    iz path_len;         /* 0 if no path was found */
+    iz path[PATH_CERTS]; /* indexes of those sent, the leaf's 0 first */
+    pem_entry root;      /* in the bundle; pem_decode gives its DER */
+    public_key leaf;     /* slices of the first of those sent */
+} x509_query;
 
 /* What is under way: the path so far, the leaf first, and where to look for the next issuer of
  * each of its certificates. */
 typedef struct {
-    iz index;       /* among those sent */
     iz next_sent;   /* where to go on looking among those sent */
     iz next_root;   /* ... in the bundle */
     i32 phase;      /* two places to look for its issuer; 2: both done */
@@ -4177,13 +4170,12 @@ typedef struct {
 } path_node;
 
 typedef struct {
-    const str *certs; /* as sent */
+    x509_query *query; /* its root: one being tried, whose decoded bytes are in `root` */
+    const str *certs;  /* as sent */
     iz count;
-    i64 now;
-    str bundle;
-    iz checks, name_checks;
-    iz depth;             /* path[depth] is the top, and behind it the issuer being tried */
-    pem_entry root_entry; /* a root being tried, and its decoded bytes */
+    iz name_checks;
+    path_node *top;    /* of the path; behind it is the issuer being tried */
+    b32 anchored;      /* that is a root */
     path_node path[PATH_CERTS + 1];
     u8 root[CERT_ROOT_SIZE];
 } path_search;
@@ -4199,14 +4191,14 @@ static b32 constraint_list(path_search *s, reader *r, b32 excluded, const genera
     const u8 *list_end = der_enter(r, tag);
     do {
         const u8 *end = der_enter(r, DER_SEQUENCE);
-        b32 same = name_form(r) == name->form;
-        str base = name_next(r, 1);
+        general_name base;
+        name_next(r, 1, &base);
         der_leave(r, end);
         if (++s->name_checks > PATH_NAMES)
             reader_fail(r, E_CertSearchBound);
-        if (!r->error && same) {
+        if (!r->error && base.form == name->form) {
             limited = 1;
-            held |= name_within(name, base, excluded);
+            held |= name_within(name, base.value, excluded);
         }
     } while (reader_left(r));
     der_leave(r, list_end);
@@ -4228,17 +4220,16 @@ static err constraint_check(path_search *s, str constraints, const general_name 
 static err constraints_check(path_search *s, str constraints)
 {
     err error = E_None;
-    for (iz i = 0; constraints.len && i <= s->depth && !error; i++) {
-        const certificate *c = &s->path[i].cert;
-        if (i && c->self_issued)
+    for (const path_node *n = s->path; constraints.len && n <= s->top && !error; n++) {
+        const certificate *c = &n->cert;
+        if (n > s->path && c->self_issued)
             continue;
         reader names = reader_of(c->names);
         general_name name = {NAME_DIRECTORY, c->subject};
         if (c->subject.len > 2)
             error = constraint_check(s, constraints, &name);
         while (!error && reader_left(&names)) {
-            name.form = name_form(&names);
-            name.value = name_next(&names, 0);
+            name_next(&names, 0, &name);
             error = names.error ? names.error : constraint_check(s, constraints, &name);
         }
     }
@@ -4280,48 +4271,39 @@ static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
     return 1;
 }
 
-/* Reads the header of the item at byte `at`, which then is that of its contents. Gives the length
- * of the contents, or -1. */
-static iz pem_header(const pem_entry *e, iz *at)
+/* Reads the header of the next item; then its contents come next. Gives their length, or -1. */
+static iz pem_header(pem_entry *e)
 {
     u8 bytes[4]; /* enough for lengths under 64 KB */
-    if (!pem_decode(e, *at, countof(bytes), bytes))
+    if (!pem_decode(e, e->at, countof(bytes), bytes))
         return -1;
     reader r = reader_of((str){bytes, countof(bytes)});
     iz len = der_header(&r);
-    *at += r.at - bytes;
+    e->at += r.at - bytes;
     return r.error ? -1 : len;
 }
 
-/* Where the line after the one at `at` begins, or would begin. */
-static iz pem_line_end(str text, iz at)
-{
-    while (at < text.len && text.ptr[at++] != '\n') {
-    }
-    return at;
-}
-
-/* Measures the entry whose first line ends at or behind `at`: the width of its lines, and the
- * certificate's size. Gives the place in the bundle where it ends, or 0 if its last line is not
- * where these put it. */
+/* Measures the entry that begins at `at`, with a line before the base64: the width of its lines,
+ * and the certificate's size. Gives the place in the bundle where it ends, or 0 if its last line is
+ * not where these put it. */
 static iz pem_measure(str bundle, iz at, pem_entry *e)
 {
-    iz contents = 0;
-    at = pem_line_end(bundle, at);
     e->text = str_from(bundle, at);
-    e->pitch = pem_line_end(e->text, 0);
-    e->width = e->pitch - 1;
-    if (str_at(e->text, e->width - 1) == '\r')
-        e->width--;
+    e->text = str_from(e->text, str_find(e->text, '\n') + 1);
+    e->pitch = str_find(e->text, '\n') + 1;
+    iz ending = str_at(e->text, e->pitch - 2) == '\r' ? 2 : 1;
+    e->width = e->pitch - ending;
     if (e->width < 8 || e->width % 4)
         return 0;
+    e->at = 0;
     e->size = 4; /* that of the header, until it is known */
-    iz len = pem_header(e, &contents);
-    e->size = contents + len;
-    iz chars = (e->size + 2) / 3 * 4, ending = e->pitch - e->width;
+    iz len = pem_header(e);
+    e->size = e->at + len;
+    iz chars = (e->size + 2) / 3 * 4;
     iz end = chars + (chars - 1) / e->width * ending;
     str last = str_from(S("\r\n-----END CERTIFICATE-----"), 2 - ending);
-    return len > 0 && str_has_at(e->text, end, last) ? at + end + last.len : 0;
+    b32 ended = len > 0 && str_has_at(e->text, end, last);
+    return ended ? e->text.ptr - bundle.ptr + end + last.len : 0;
 }
 
 /* The next entry from *at on that looks well formed; *at then is behind it. */
@@ -4340,50 +4322,51 @@ static b32 pem_next(str bundle, iz *at, pem_entry *e)
 }
 
 /* Is the entry a certificate for this subject, a whole item? Steps over version, serial number,
- * algorithm, issuer and validity. One of version 1 has no version field and is missed; it would be
- * of no use. */
-static b32 pem_is_for(const pem_entry *e, str subject)
+ * algorithm, issuer and validity, then decodes what could be it. One of version 1 has no version
+ * field and is missed; it would be of no use. */
+static b32 pem_is_for(pem_entry *e, str subject, u8 room[CERT_ROOT_SIZE])
 {
-    u8 part[24];
-    iz at = 0, len = 0;
-    for (i32 item = 0; item < 7 && len >= 0; item++) {
-        len = pem_header(e, &at);
-        at += item > 1 ? len : 0; /* the first two hold the others */
+    iz start = 0, len = 0;
+    e->at = 0;
+    for (i32 item = 0; item < 8 && len >= 0; item++) {
+        start = e->at;
+        len = pem_header(e);
+        e->at += item > 1 ? len : 0; /* the first two hold the others */
     }
-    for (iz done = 0; len >= 0 && done < subject.len; done += countof(part)) {
-        iz n = subject.len - done < countof(part) ? subject.len - done : countof(part);
-        if (at + done + n > e->size || !pem_decode(e, at + done, n, part) ||
-            !str_eq((str){part, n}, str_span(subject, done, done + n)))
-            return 0;
-    }
-    return len >= 0;
+    return len >= 0 && e->at - start == subject.len && e->at <= e->size &&
+           e->size <= CERT_ROOT_SIZE && pem_decode(e, start, subject.len, room) &&
+           str_eq((str){room, subject.len}, subject);
+}
+
+/* Decodes what could be an issuer of the top: is its subject the right one? */
+static b32 path_try(path_node *top, str der)
+{
+    certificate *c = &top[1].cert;
+    cert_decode(c, der);
+    return str_eq(c->subject, top->cert.issuer);
 }
 
 /* The next certificate of the bundle whose subject is the issuer of the top. What cannot be read
  * is passed over. */
-static b32 path_next_root(path_search *s, path_node *top, certificate *c)
+static b32 path_next_root(path_search *s, path_node *top)
 {
-    pem_entry *e = &s->root_entry;
-    while (pem_next(s->bundle, &top->next_root, e)) {
-        if (!pem_is_for(e, top->cert.issuer) || e->size > CERT_ROOT_SIZE ||
-            !pem_decode(e, 0, e->size, s->root))
-            continue;
-        cert_decode(c, (str){s->root, e->size});
-        if (cert_is_for(c, &top->cert.issuer))
+    pem_entry *e = &s->query->root;
+    while (pem_next(s->query->bundle, &top->next_root, e))
+        if (pem_is_for(e, top->cert.issuer, s->root) && pem_decode(e, 0, e->size, s->root) &&
+            path_try(top, (str){s->root, e->size}))
             return 1;
-    }
     return 0;
 }
 
 /* The next of those sent whose subject is the issuer of the top, but none whose name and key are
  * in the path already. */
-static b32 path_next_sent(path_search *s, path_node *top, certificate *c)
+static b32 path_next_sent(path_search *s, path_node *top)
 {
+    const certificate *c = &top[1].cert;
     while (top->next_sent < s->count) {
-        cert_decode(c, s->certs[top->next_sent++]);
-        b32 fit = cert_is_for(c, &top->cert.issuer);
-        for (path_node *n = s->path; n <= top; n++)
-            if (cert_is_for(c, &n->cert.subject) && str_eq(c->key_info, n->cert.key_info))
+        b32 fit = path_try(top, s->certs[top->next_sent++]);
+        for (const path_node *n = s->path; n <= top; n++)
+            if (str_eq(c->subject, n->cert.subject) && str_eq(c->key_info, n->cert.key_info))
                 fit = 0;
         if (fit)
             return 1;
@@ -4393,22 +4376,21 @@ static b32 path_next_sent(path_search *s, path_node *top, certificate *c)
 
 /* The next certificate that could be the issuer of the top. A leaf's is most often among those
  * sent; above it, roots are tried first, since that makes the shortest path. */
-static b32 path_next_issuer(path_search *s, path_node *top, b32 *root)
+static b32 path_next_issuer(path_search *s, path_node *top)
 {
-    certificate *c = &top[1].cert;
     for (; top->phase < 2; top->phase++) {
-        *root = (top->phase == 0) == (s->depth > 0);
-        if (*root ? path_next_root(s, top, c) : path_next_sent(s, top, c))
+        s->anchored = (top->phase == 0) == (top > s->path);
+        if (s->anchored ? path_next_root(s, top) : path_next_sent(s, top))
             return 1;
     }
     return 0;
 }
 
 /* Checks an issuer of the top (RFC 5280 section 6.1.4 and 6.1.3), given all that is below. */
-static err path_check_issuer(path_search *s, const path_node *top, b32 root)
+static err path_check_issuer(path_search *s, const path_node *top)
 {
     const certificate *c = &top[1].cert;
-    err error = cert_check(c, s->now, root);
+    err error = cert_check(c, s->query->now, s->anchored);
     if (error)
         return error;
     if (!c->ca)
@@ -4416,64 +4398,65 @@ static err path_check_issuer(path_search *s, const path_node *top, b32 root)
     if (!(c->usage & USAGE_CERT_SIGN))
         return E_CertKeyUsage;
     iz below = 0;
-    for (iz i = 1; i <= s->depth; i++)
-        below += !s->path[i].cert.self_issued;
+    for (const path_node *n = s->path + 1; n <= top; n++)
+        below += !n->cert.self_issued;
     if (c->path_len >= 0 && below > c->path_len)
         return E_CertPathLength;
-    if (!root && s->depth + 1 == PATH_CERTS)
+    if (!s->anchored && s->query->path_len == PATH_CERTS)
         return E_CertPathTooLong;
-    if (s->checks == PATH_CHECKS)
+    if (s->query->checks == PATH_CHECKS)
         return E_CertSearchBound;
-    s->checks++;
+    s->query->checks++;
     error = key_verify(&c->key, top->cert.sig, top->cert.signed_part, top->cert.signature);
     if (error)
         return error == E_SignatureBad ? E_CertSignatureBad : error;
     return constraints_check(s, c->constraints);
 }
 
-/* Gives a node's certificate its place in the path; its issuers are still to be tried. */
-static void path_begin(path_node *n, iz index)
+/* Makes a certificate the top of the path; its issuers are still to be tried. */
+static void path_push(path_search *s, path_node *top, iz index)
 {
-    wipe(n, (iz) __builtin_offsetof(path_node, cert));
-    n->index = index;
+    wipe(top, (iz) __builtin_offsetof(path_node, cert));
+    s->top = top;
+    s->query->path[s->query->path_len++] = index;
 }
 
-/* Searches a path from path[0] to a root. */
-static err path_find(path_search *s)
+/* Searches a path from path[0] to a root. Not inlined: a pointer to the search makes shorter code
+ * than its place on the stack. */
+static __attribute__((noinline)) err path_find(path_search *s)
 {
     err refusal = E_None;
-    iz farthest = 0; /* the refusal's distance from the leaf */
-    while (s->depth >= 0) {
-        b32 root;
-        path_node *top = &s->path[s->depth];
-        b32 found = path_next_issuer(s, top, &root);
-        err error = found ? path_check_issuer(s, top, root) : E_CertIssuerUnknown;
-        if (error == E_CertSearchBound || (!error && root))
+    const path_node *farthest = s->path; /* the refusal's place above the leaf */
+    while (s->query->path_len) {
+        path_node *top = s->top;
+        b32 found = path_next_issuer(s, top);
+        err error = found ? path_check_issuer(s, top) : E_CertIssuerUnknown;
+        if (error == E_CertSearchBound || (!error && s->anchored))
             return error;
-        if (error && farthest <= s->depth && (found || !top->any_issuer)) {
+        if (error && farthest <= top && (found || !top->any_issuer)) {
             refusal = error;
-            farthest = s->depth + 1;
+            farthest = top + 1;
         }
         top->any_issuer |= found;
-        s->depth -= !found;
         if (!error)
-            path_begin(&s->path[++s->depth], top->next_sent - 1);
+            path_push(s, top + 1, top->next_sent - 1);
+        if (!found && --s->query->path_len)
+            s->top--;
     }
     return refusal;
 }
 
-/* Is the host one of the certificate's names: an address, or else a DNS name? */
-static err cert_check_host(const certificate *c, str host, str ip)
+/* Is the host, an address or a DNS name, one of the certificate's names? */
+static err cert_check_host(const certificate *c, const general_name *host)
 {
     b32 found = 0;
     reader r = reader_of(c->names);
     while (reader_left(&r)) {
-        u8 form = name_form(&r);
-        str name = name_next(&r, 0);
-        if (ip.len)
-            found |= form == NAME_IP && str_eq(name, ip);
-        else
-            found |= form == NAME_DNS && dns_covers(name, host);
+        general_name name;
+        name_next(&r, 0, &name);
+        if (name.form == host->form)
+            found |= name.form == NAME_IP ? str_eq(name.value, host->value)
+                                          : dns_covers(name.value, host->value);
     }
     return r.error ? r.error : found ? E_None : E_CertNameMismatch;
 }
@@ -4482,14 +4465,14 @@ static err cert_check_host(const certificate *c, str host, str ip)
 static err cert_check_leaf(const certificate *c, str host, i64 now)
 {
     address a;
-    str ip = {a.ip, 0};
+    general_name name = {NAME_DNS, host};
     if (!address_of(host, &a))
-        ip.len = a.v6 ? 16 : 4;
+        name = (general_name){NAME_IP, {a.ip, a.v6 ? 16 : 4}};
     else if (!host_valid(host))
         return E_CertHostName;
     err error = cert_check(c, now, 0);
     if (!error)
-        error = cert_check_host(c, host, ip);
+        error = cert_check_host(c, &name);
     if (error || c->ca)
         return error;
     if (c->constraints.len)
@@ -4497,45 +4480,30 @@ static err cert_check_leaf(const certificate *c, str host, i64 now)
     return c->usage != USAGE_ABSENT && c->usage & USAGE_CERT_SIGN ? E_CertKeyUsage : E_None;
 }
 
-/* How a path was found, for those who want to know. */
-typedef struct {
-    iz path[PATH_CERTS]; /* indexes of those sent, the leaf's 0 first */
-    iz path_len;         /* 0 if none was found */
-    pem_entry root;      /* in the bundle; pem_decode gives its DER */
-    iz checks;           /* signatures checked */
-} x509_report;
-
-/* Checks a server's certificates, in DER, the leaf first and the others in any order, for a host (a
- * DNS name without final dot; or an address, IPv6 with or without brackets) at the time now (Unix
- * seconds), against the roots of a bundle (PEM). On success *leaf is the leaf's key, in slices of
- * certs[0]: the server has still to prove by a signature that it holds it (sig_of_scheme,
- * key_verify). Errors: E_Cert...; for keys that section 6 refuses, its own. */
-static err x509_verify(const str *certs, iz count, str host, i64 now, str bundle, public_key *leaf,
-                       x509_report *report)
+/* Checks a server's certificates, in DER, the leaf first and the others in any order, as the query
+ * asks. On success the query's leaf is a key of which the server has still to prove by a signature
+ * that it holds it (sig_of_scheme, key_verify). Errors: E_Cert...; for keys that section 6 refuses,
+ * its own. */
+static err x509_verify(x509_query *q, const str *certs, iz count)
 {
     path_search s;
-    *report = (x509_report){.path_len = 0};
+    q->path_len = q->checks = 0;
     if (count < 1)
         return E_CertMalformed;
+    s.query = q;
     s.certs = certs;
     s.count = count;
-    s.now = now;
-    s.bundle = bundle;
-    s.checks = s.name_checks = s.depth = 0;
-    path_begin(s.path, 0);
+    s.name_checks = 0;
+    path_push(&s, s.path, 0);
     cert_decode(&s.path[0].cert, certs[0]);
-    err error = cert_check_leaf(&s.path[0].cert, host, now);
+    err error = cert_check_leaf(&s.path[0].cert, q->host, q->now);
     if (!error)
         error = path_find(&s);
-    report->checks = s.checks;
     if (error)
-        return error;
-    *leaf = s.path[0].cert.key;
-    report->root = s.root_entry;
-    report->path_len = s.depth + 1;
-    for (iz i = 0; i <= s.depth; i++)
-        report->path[i] = s.path[i].index;
-    return E_None;
+        q->path_len = 0;
+    else
+        q->leaf = s.path[0].cert.key;
+    return error;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -4652,8 +4620,6 @@ typedef struct {
 
     /* from the caller */
     b32 aes, named; /* named: server_name was sent */
-    str host, bundle;
-    i64 now;
 
     /* from the extensions of one message; slices of it */
     u32 had; /* bits: which of tls_known came */
@@ -4665,12 +4631,11 @@ typedef struct {
     hash transcript[2];  /* by hash_id; both run until the suite is known */
     u8 digest[HASH_MAX]; /* of the transcript, when it was last asked for */
 
-    /* the secrets: wiped together, from the first of them to `leaf` */
+    /* the secrets: wiped together, from the first of them to `query` */
     tls_entropy entropy; /* from the caller */
     u8 secret[HASH_MAX]; /* of RFC 8446 section 7.1: early, then handshake, then master */
     tls_keys receive, send;
-    public_key leaf; /* slices of the Certificate message */
-    x509_report report;
+    x509_query query; /* its leaf: slices of the Certificate message */
 
     /* buffers; not cleared at the start, so that only what is used is touched */
     u8 out[TLS_OUT_MAX];
@@ -4684,7 +4649,7 @@ static void tls_send_alert(tls *t, u8 alert);
 
 static void tls_forget_keys(tls *t)
 {
-    wipe(&t->entropy, (iz)(__builtin_offsetof(tls, leaf) - __builtin_offsetof(tls, entropy)));
+    wipe(&t->entropy, (iz)(__builtin_offsetof(tls, query) - __builtin_offsetof(tls, entropy)));
 }
 
 /* The first error ends the connection; later ones change nothing. Error and alert come as one
@@ -4993,7 +4958,7 @@ static void tls_client_hello(tls *t)
     put(w, S("\1\0\0\0")); /* null compression */
     iz start = w->len;
     if (t->named)
-        tls_put_extension(t, EXT_SERVER_NAME, 0 /* host_name */, 1, t->host);
+        tls_put_extension(t, EXT_SERVER_NAME, 0 /* host_name */, 1, t->query.host);
     put(w, (str){(const u8 *)tls_fixed_extensions, (iz)sizeof tls_fixed_extensions - 1});
     if (t->cookie.len)
         tls_put_extension(t, EXT_COOKIE, 0, 0, t->cookie);
@@ -5284,7 +5249,7 @@ static void tls_certificate(tls *t)
     tls_leave(t, end);
     if (!tls_whole(t))
         return;
-    err error = x509_verify(certs, count, t->host, t->now, t->bundle, &t->leaf, &t->report);
+    err error = x509_verify(&t->query, certs, count);
     tls_require(t, !error, error, tls_certificate_alert(error));
     t->kept = t->message_len;
 }
@@ -5311,11 +5276,11 @@ static void tls_certificate_verify(tls *t)
     str signature = tls_bytes(t, 2, 0);
     if (!tls_whole(t))
         return;
-    err error = sig_of_scheme(scheme, &t->leaf, &id);
+    err error = sig_of_scheme(scheme, &t->query.leaf, &id);
     tls_require(t, error != E_CertKeyUsage, error, ALERT_BAD_CERTIFICATE);
     if (!tls_legal(t, !error, E_TlsScheme))
         return;
-    error = key_verify(&t->leaf, id, tls_signed_content(t, buffer), signature);
+    error = key_verify(&t->query.leaf, id, tls_signed_content(t, buffer), signature);
     tls_require(t, !error, E_TlsCertificateVerify, ALERT_DECRYPT_ERROR);
     t->kept = 0;
 }
@@ -5620,9 +5585,9 @@ static void tls_work(tls *t)
 static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, b32 aes, str bundle)
 {
     wipe(t, (iz) __builtin_offsetof(tls, out));
-    t->host = host;
-    t->bundle = bundle;
-    t->now = now;
+    t->query.host = host;
+    t->query.bundle = bundle;
+    t->query.now = now;
     t->aes = aes;
     t->named = address_of(host, &(address){0}) != E_None;
     t->entropy = *entropy;
