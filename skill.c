@@ -4567,6 +4567,7 @@ enum { ALERT_HANDSHAKE_FAILURE = 40, ALERT_UNSUPPORTED_EXTENSION = 110 };
 enum { ALERT_NONE = 255 }; /* not one of them: the server has closed, or has itself sent an alert */
 
 enum { TLS_LEGACY_VERSION = 0x0303, TLS_VERSION = 0x0304 };
+enum { TLS_AES_128_GCM_SHA256 = 0x1301 };
 enum { TLS_X25519 = 0x001d, TLS_SECP256R1 = 0x0017 };
 
 typedef enum {
@@ -4671,12 +4672,12 @@ static inline __attribute__((always_inline)) void tls_fail(tls *t, err error, u8
     tls_end_with(t, (u32)error << 8 | alert);
 }
 
-/* Whether the connection is still sound: it fails here unless `truth` holds. */
+/* Fails the connection unless `truth` holds, which it gives back. */
 static inline __attribute__((always_inline)) b32 tls_require(tls *t, b32 truth, err error, u8 alert)
 {
     if (!truth)
         tls_fail(t, error, alert);
-    return !t->error;
+    return truth;
 }
 
 /* The same for what must be legal where it stands, and for what may come at this point at all. */
@@ -4737,10 +4738,11 @@ static const u8 *tls_enter(tls *t, iz width, iz least)
     return end;
 }
 
-/* All must have been read up to here. */
+/* All must have been read up to here. Whether the connection is still sound. */
 static b32 tls_whole(tls *t)
 {
-    return tls_require(t, !reader_left(&t->r), E_TlsMessageForm, ALERT_DECODE_ERROR);
+    tls_require(t, !reader_left(&t->r), E_TlsMessageForm, ALERT_DECODE_ERROR);
+    return !t->error;
 }
 
 static void tls_leave(tls *t, const u8 *end)
@@ -4785,24 +4787,26 @@ static void tls_content(tls *t)
 
 static void tls_send(tls *t, u8 type)
 {
-    u8 *body = t->w.buf, *header = body - 5;
+    u8 *body = t->w.buf, outer = type;
     iz n = t->w.len;
     if (t->w.error) {
         tls_fail(t, t->w.error, ALERT_INTERNAL_ERROR);
         return;
     }
-    t->w = writer_of(header, 5);
-    put_byte(&t->w, t->send.on ? TLS_APPLICATION_DATA : type);
-    put_be(&t->w, TLS_LEGACY_VERSION, 2);
-    put_be(&t->w, (u64)(t->send.on ? n + 1 + AEAD_TAG : n), 2);
     if (t->send.on) {
         body[n++] = type;
-        aead_seal(&t->send.key, tls_nonce(&t->send), written(&t->w), body, n, body + n);
         n += AEAD_TAG;
+        outer = TLS_APPLICATION_DATA;
+    }
+    t->w = writer_of(body - 5, 5);
+    put_be(&t->w, (u64)outer << 32 | (u64)TLS_LEGACY_VERSION << 16 | (u64)n, 5);
+    t->out_len += 5 + n;
+    if (t->send.on) {
+        n -= AEAD_TAG;
+        aead_seal(&t->send.key, tls_nonce(&t->send), written(&t->w), body, n, body + n);
         if (++t->send.sequence == TLS_RECORDS)
             t->update_owed = 1;
     }
-    t->out_len += 5 + n;
 }
 
 static void tls_send_alert(tls *t, u8 alert)
@@ -4913,22 +4917,6 @@ static const char tls_fixed_extensions[] =
     "\0\x2b\0\x03\x02\x03\x04"       /* supported_versions: TLS 1.3 */
     "\0\x2d\0\x02\x01\x01";          /* psk_key_exchange_modes: psk_dhe_ke, for tickets */
 
-/* An extension of one vector, or of one that holds a single item of the kind `kind` (of `width`
- * bytes) and a vector. */
-static void tls_put_extension(tls *t, u32 type, u32 kind, iz width, str value)
-{
-    writer *w = &t->w;
-    put_be(w, type, 2);
-    if (width) {
-        put_be(w, (u64)(value.len + 4 + width), 2);
-        put_be(w, (u64)(value.len + 2 + width), 2);
-    } else
-        put_be(w, (u64)value.len + 2, 2);
-    put_be(w, kind, width);
-    put_be(w, (u64)value.len, 2);
-    put(w, value);
-}
-
 /* Puts the number of bytes from `start` on into the two before it. */
 static void tls_put_length(writer *w, iz start)
 {
@@ -4943,10 +4931,11 @@ static void tls_client_hello(tls *t)
 {
     tls_content(t);
     writer *w = &t->w;
+    b32 x = t->group == TLS_X25519;
+    str host = t->query.host, cookie = t->cookie;
     u8 share[65];
-    str key = {share, t->group == TLS_X25519 ? 32 : 65};
     w->cap -= w->cap < TLS_OUT_RESERVE ? w->cap : TLS_OUT_RESERVE;
-    if (t->group == TLS_X25519)
+    if (x)
         x25519_public(share, t->entropy.x25519_secret);
     else
         w->error = p256_public(share, t->entropy.p256_secret);
@@ -4954,15 +4943,24 @@ static void tls_client_hello(tls *t)
     put(w, (str){t->entropy.random, 32});
     put_byte(w, 32);
     put(w, (str){t->entropy.session_id, 32});
-    put(w, t->aes ? S("\0\6\x13\x01\x13\x03\x13\x02") : S("\0\2\x13\x03"));
-    put(w, S("\1\0\0\0")); /* null compression */
+    /* suites, null compression, and the length of the extensions */
+    put(w, t->aes ? S("\0\6\x13\x01\x13\x03\x13\x02\1\0\0\0") : S("\0\2\x13\x03\1\0\0\0"));
     iz start = w->len;
-    if (t->named)
-        tls_put_extension(t, EXT_SERVER_NAME, 0 /* host_name */, 1, t->query.host);
+    if (t->named) {
+        put_be(w, (u64)EXT_SERVER_NAME << 16 | (u64)(host.len + 5), 4);
+        put_be(w, (u64)(host.len + 3), 2);
+        put_be(w, (u64)host.len, 3); /* behind the type host_name, 0 */
+        put(w, host);
+    }
     put(w, (str){(const u8 *)tls_fixed_extensions, (iz)sizeof tls_fixed_extensions - 1});
-    if (t->cookie.len)
-        tls_put_extension(t, EXT_COOKIE, 0, 0, t->cookie);
-    tls_put_extension(t, EXT_KEY_SHARE, t->group, 2, key);
+    if (cookie.len) {
+        put_be(w, (u64)EXT_COOKIE << 16 | (u64)(cookie.len + 2), 4);
+        put_be(w, (u64)cookie.len, 2);
+        put(w, cookie);
+    }
+    /* key_share: a list of one group and its share */
+    put(w, x ? S("\0\x33\0\x26\0\x24\0\x1d\0\x20") : S("\0\x33\0\x47\0\x45\0\x17\0\x41"));
+    put(w, (str){share, x ? 32 : 65});
     if (!w->error) {
         tls_put_length(w, start);
         tls_put_length(w, 4);
@@ -5090,44 +5088,34 @@ static const char tls_retry_random[] =
 static void tls_check_current(tls *t, str random)
 {
     reader extensions = t->r;
+    b32 current = 0;
     if (reader_left(&t->r))
         tls_enter(t, 2, 0);
     b32 framed = t->r.end == extensions.end;
     tls_require(t, framed, E_TlsMessageForm, ALERT_DECODE_ERROR);
-    while (!t->error && reader_left(&t->r)) {
-        u32 type = tls_number(t, 2);
+    while (!current && !t->error && reader_left(&t->r)) {
+        current = tls_number(t, 2) == EXT_SUPPORTED_VERSIONS;
         tls_bytes(t, 2, 0);
-        if (type == EXT_SUPPORTED_VERSIONS && !t->error) {
-            t->r = extensions;
-            return;
-        }
     }
-    if (t->error)
+    if (current)
+        t->r = extensions;
+    if (current || t->error)
         return;
     b32 marked = str_eq(str_span(random, 24, 31), S("DOWNGRD")) && random.ptr[31] <= 1;
     tls_legal(t, !marked, E_TlsDowngrade);
     tls_fail(t, E_TlsVersion, ALERT_PROTOCOL_VERSION);
 }
 
-static void tls_choose_suite(tls *t, u32 suite)
+/* The suites are numbered in the order of aead_id. Again it must be the one of the retry. */
+static b32 tls_choose_suite(tls *t, u32 suite)
 {
-    static const struct {
-        u16 suite;
-        u8 hash, cipher;
-    } suites[] = {
-        {0x1301, SHA256, AES_128_GCM},
-        {0x1302, SHA384, AES_256_GCM},
-        {0x1303, SHA256, CHACHA20_POLY1305},
-    };
-    for (iz i = 0; i < countof(suites); i++)
-        if (suites[i].suite == suite && (t->aes || suites[i].cipher == CHACHA20_POLY1305) &&
-            (!t->retried || t->suite == suite)) {
-            t->suite = suites[i].suite;
-            t->hash = (hash_id)suites[i].hash;
-            t->cipher = (aead_id)suites[i].cipher;
-            return;
-        }
-    tls_legal(t, 0, E_TlsSuite);
+    u32 cipher = suite - TLS_AES_128_GCM_SHA256;
+    b32 good = cipher <= CHACHA20_POLY1305 && (t->aes || cipher == CHACHA20_POLY1305) &&
+               (!t->retried || t->suite == suite);
+    t->suite = (u16)suite;
+    t->cipher = (aead_id)cipher;
+    t->hash = cipher == AES_256_GCM ? SHA384 : SHA256;
+    return tls_legal(t, good, E_TlsSuite);
 }
 
 /* In the transcript the first ClientHello is replaced by its hash: section 4.4.1. */
@@ -5147,9 +5135,8 @@ static void tls_retry(tls *t, str message)
 {
     b32 key_share = (t->had & HAD_KEY_SHARE) != 0;
     b32 other = !key_share || t->share_group == TLS_SECP256R1;
-    tls_legal(t, other, E_TlsGroup);
-    tls_legal(t, key_share || t->cookie.len, E_TlsRetry);
-    if (t->error)
+    if (!tls_legal(t, other, E_TlsGroup) ||
+        !tls_legal(t, key_share || t->cookie.len, E_TlsRetry))
         return;
     tls_restart_transcript(t, message);
     t->retried = 1;
@@ -5165,8 +5152,9 @@ static void tls_agree(tls *t, str message)
     b32 x = t->group == TLS_X25519;
     b32 fits = t->share_group == t->group && t->share.len == (x ? 32 : 65);
     u8 shared[32];
-    tls_require(t, t->had & HAD_KEY_SHARE, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION);
-    if (!tls_legal(t, fits, E_TlsGroup))
+    b32 had = (t->had & HAD_KEY_SHARE) != 0;
+    if (!tls_require(t, had, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION) ||
+        !tls_legal(t, fits, E_TlsGroup))
         return;
     err error = x ? x25519(shared, t->entropy.x25519_secret, t->share.ptr)
                   : p256_ecdh(shared, t->entropy.p256_secret, t->share);
@@ -5192,10 +5180,10 @@ static void tls_server_hello(tls *t, str message)
     if (t->error)
         return;
     b32 retry = str_eq(random, (str){(const u8 *)tls_retry_random, 32});
-    tls_expected(t, !retry || !t->retried, E_TlsRetry);
-    tls_legal(t, version == TLS_LEGACY_VERSION, E_TlsHelloVersion);
-    tls_legal(t, echoed, E_TlsHelloEcho);
-    tls_choose_suite(t, suite);
+    if (!tls_expected(t, !retry || !t->retried, E_TlsRetry) ||
+        !tls_legal(t, version == TLS_LEGACY_VERSION, E_TlsHelloVersion) ||
+        !tls_legal(t, echoed, E_TlsHelloEcho) || !tls_choose_suite(t, suite))
+        return;
     tls_extensions(t, retry ? IN_RETRY : IN_HELLO, 0);
     if (!tls_whole(t))
         return;
@@ -5277,8 +5265,8 @@ static void tls_certificate_verify(tls *t)
     if (!tls_whole(t))
         return;
     err error = sig_of_scheme(scheme, &t->query.leaf, &id);
-    tls_require(t, error != E_CertKeyUsage, error, ALERT_BAD_CERTIFICATE);
-    if (!tls_legal(t, !error, E_TlsScheme))
+    if (!tls_require(t, error != E_CertKeyUsage, error, ALERT_BAD_CERTIFICATE) ||
+        !tls_legal(t, !error, E_TlsScheme))
         return;
     error = key_verify(&t->query.leaf, id, tls_signed_content(t, buffer), signature);
     tls_require(t, !error, E_TlsCertificateVerify, ALERT_DECRYPT_ERROR);
@@ -5337,11 +5325,16 @@ static void tls_new_session_ticket(tls *t)
     tls_count(t, &t->tickets, TLS_TICKETS_MAX);
 }
 
+/* Whether the handshake is done, without an error since. */
+static b32 tls_ready(const tls *t)
+{
+    return t->state == TLS_CONNECTED || t->state == TLS_CLOSED;
+}
+
 /* Our own KeyUpdate, when one is owed and there is room for it. */
 static void tls_send_update(tls *t)
 {
-    if (!t->update_owed || t->state < TLS_CONNECTED || t->state == TLS_ENDED ||
-        TLS_OUT_MAX - t->out_len < TLS_OUT_RESERVE)
+    if (!t->update_owed || !tls_ready(t) || TLS_OUT_MAX - t->out_len < TLS_OUT_RESERVE)
         return;
     t->update_owed = 0;
     tls_content(t);
@@ -5362,27 +5355,39 @@ static void tls_key_update(tls *t)
 
 /* ---- handshake messages: RFC 8446 section 4 ---- */
 
-/* The edges of the state machine: which messages each state takes, one or either of two. */
-static const u8 tls_awaited[][2] = {
-    [TLS_WAIT_SERVER_HELLO] = {TLS_SERVER_HELLO, TLS_SERVER_HELLO},
-    [TLS_WAIT_ENCRYPTED_EXTENSIONS] = {TLS_ENCRYPTED_EXTENSIONS, TLS_ENCRYPTED_EXTENSIONS},
-    [TLS_WAIT_CERTIFICATE_OR_REQUEST] = {TLS_CERTIFICATE, TLS_CERTIFICATE_REQUEST},
-    [TLS_WAIT_CERTIFICATE] = {TLS_CERTIFICATE, TLS_CERTIFICATE},
-    [TLS_WAIT_CERTIFICATE_VERIFY] = {TLS_CERTIFICATE_VERIFY, TLS_CERTIFICATE_VERIFY},
-    [TLS_WAIT_FINISHED] = {TLS_FINISHED, TLS_FINISHED},
-    [TLS_CONNECTED] = {TLS_NEW_SESSION_TICKET, TLS_KEY_UPDATE},
+/* The edges of the state machine: the messages that each state takes, and the states after them. */
+static const struct {
+    u8 state, type, next;
+} tls_edges[] = {
+    {TLS_WAIT_SERVER_HELLO, TLS_SERVER_HELLO, TLS_WAIT_ENCRYPTED_EXTENSIONS},
+    {TLS_WAIT_ENCRYPTED_EXTENSIONS, TLS_ENCRYPTED_EXTENSIONS, TLS_WAIT_CERTIFICATE_OR_REQUEST},
+    {TLS_WAIT_CERTIFICATE_OR_REQUEST, TLS_CERTIFICATE_REQUEST, TLS_WAIT_CERTIFICATE},
+    {TLS_WAIT_CERTIFICATE_OR_REQUEST, TLS_CERTIFICATE, TLS_WAIT_CERTIFICATE_VERIFY},
+    {TLS_WAIT_CERTIFICATE, TLS_CERTIFICATE, TLS_WAIT_CERTIFICATE_VERIFY},
+    {TLS_WAIT_CERTIFICATE_VERIFY, TLS_CERTIFICATE_VERIFY, TLS_WAIT_FINISHED},
+    {TLS_WAIT_FINISHED, TLS_FINISHED, TLS_CONNECTED},
+    {TLS_CONNECTED, TLS_NEW_SESSION_TICKET, TLS_CONNECTED},
+    {TLS_CONNECTED, TLS_KEY_UPDATE, TLS_CONNECTED},
 };
+
+/* The state after a message of that type; TLS_ENDED if it is not due. */
+static tls_state tls_state_after(const tls *t, u8 type)
+{
+    for (iz i = 0; i < countof(tls_edges); i++)
+        if (tls_edges[i].state == t->state && tls_edges[i].type == type)
+            return (tls_state)tls_edges[i].next;
+    return TLS_ENDED;
+}
 
 /* One whole message. `last`: it ends with its record, as it must before a change of keys. The state
  * changes only here, after a message without fault. */
-static void tls_message(tls *t, str message, b32 last)
+static void tls_message(tls *t, str message, tls_state next, b32 last)
 {
     u8 type = message.ptr[0];
-    tls_state next = t->state;
     last |= type != TLS_SERVER_HELLO && type != TLS_FINISHED && type != TLS_KEY_UPDATE;
     if (!tls_expected(t, last, E_TlsKeyChange))
         return;
-    if (next != TLS_WAIT_SERVER_HELLO && next != TLS_CONNECTED) {
+    if (t->state != TLS_WAIT_SERVER_HELLO && t->state != TLS_CONNECTED) {
         tls_digest(t);
         tls_transcribe(t, message);
     }
@@ -5390,28 +5395,23 @@ static void tls_message(tls *t, str message, b32 last)
     switch (type) {
     case TLS_SERVER_HELLO:
         tls_server_hello(t, message);
-        if (t->receive.on)
-            next = TLS_WAIT_ENCRYPTED_EXTENSIONS;
+        if (!t->receive.on) /* after a HelloRetryRequest */
+            next = TLS_WAIT_SERVER_HELLO;
         break;
     case TLS_ENCRYPTED_EXTENSIONS:
         tls_extensions(t, IN_ENCRYPTED, 0);
-        next = TLS_WAIT_CERTIFICATE_OR_REQUEST;
         break;
     case TLS_CERTIFICATE_REQUEST:
         tls_certificate_request(t);
-        next = TLS_WAIT_CERTIFICATE;
         break;
     case TLS_CERTIFICATE:
         tls_certificate(t);
-        next = TLS_WAIT_CERTIFICATE_VERIFY;
         break;
     case TLS_CERTIFICATE_VERIFY:
         tls_certificate_verify(t);
-        next = TLS_WAIT_FINISHED;
         break;
     case TLS_FINISHED:
         tls_finished(t);
-        next = TLS_CONNECTED;
         break;
     case TLS_NEW_SESSION_TICKET:
         tls_new_session_ticket(t);
@@ -5447,11 +5447,12 @@ static void tls_handshake(tls *t, str content)
         if (t->message_len < 4)
             return;
         size = tls_message_size(m);
-        b32 awaited = m[0] == tls_awaited[t->state][0] || m[0] == tls_awaited[t->state][1];
-        tls_expected(t, awaited, E_TlsMessageOrder);
-        tls_legal(t, size <= TLS_MESSAGE_MAX - t->kept, E_TlsMessageSize);
-        if (!t->error && t->message_len == size) {
-            tls_message(t, (str){m, size}, !content.len);
+        tls_state next = tls_state_after(t, m[0]);
+        if (!tls_expected(t, next != TLS_ENDED, E_TlsMessageOrder) ||
+            !tls_legal(t, size <= TLS_MESSAGE_MAX - t->kept, E_TlsMessageSize))
+            return;
+        if (t->message_len == size) {
+            tls_message(t, (str){m, size}, next, !content.len);
             t->message_len = 0;
         }
     }
@@ -5487,8 +5488,8 @@ static void tls_alert(tls *t, str content)
 
 static void tls_application_data(tls *t, str content)
 {
-    tls_expected(t, t->state == TLS_CONNECTED, E_TlsRecordType);
-    if (!tls_expected(t, !t->message_len, E_TlsInterleaved))
+    if (!tls_expected(t, t->state == TLS_CONNECTED, E_TlsRecordType) ||
+        !tls_expected(t, !t->message_len, E_TlsInterleaved))
         return;
     if (!content.len) {
         tls_count(t, &t->empty, TLS_EMPTY_MAX);
@@ -5503,24 +5504,26 @@ static void tls_application_data(tls *t, str content)
 static void tls_ccs(tls *t, str content)
 {
     b32 good = t->state != TLS_CONNECTED && str_eq(content, S("\1"));
-    tls_expected(t, good, E_TlsChangeCipherSpec);
-    tls_expected(t, !t->message_len, E_TlsInterleaved);
-    tls_count(t, &t->ccs, TLS_CCS_MAX);
+    if (tls_expected(t, good, E_TlsChangeCipherSpec) &&
+        tls_expected(t, !t->message_len, E_TlsInterleaved))
+        tls_count(t, &t->ccs, TLS_CCS_MAX);
 }
 
 /* Opens a protected record of n bytes behind its header; gives its content and type. */
 static str tls_open(tls *t, u8 *header, iz n, u8 *type)
 {
     str content = {header + 5, n - AEAD_TAG};
-    tls_require(t, t->receive.sequence < TLS_RECORDS, E_TlsRecordCount, ALERT_INTERNAL_ERROR);
-    if (!tls_require(t, content.len >= 0, E_AeadTag, ALERT_BAD_RECORD_MAC))
+    b32 young = t->receive.sequence < TLS_RECORDS;
+    if (!tls_require(t, young, E_TlsRecordCount, ALERT_INTERNAL_ERROR) ||
+        !tls_require(t, content.len >= 0, E_AeadTag, ALERT_BAD_RECORD_MAC))
         return content;
     err error = aead_open(&t->receive.key, tls_nonce(&t->receive), (str){header, 5}, header + 5,
                           content.len, header + n - AEAD_TAG + 5);
     t->receive.sequence++;
-    tls_require(t, !error, error, ALERT_BAD_RECORD_MAC);
     b32 fits = content.len <= TLS_PLAIN_MAX + 1;
-    tls_require(t, fits, E_TlsRecordLength, ALERT_RECORD_OVERFLOW);
+    if (!tls_require(t, !error, error, ALERT_BAD_RECORD_MAC) ||
+        !tls_require(t, fits, E_TlsRecordLength, ALERT_RECORD_OVERFLOW))
+        return content;
     while (content.len && !content.ptr[content.len - 1])
         content.len--;
     if (!tls_expected(t, content.len, E_TlsRecordEmpty))
@@ -5543,8 +5546,8 @@ static b32 tls_record(tls *t)
     b32 sealed = t->receive.on && type != TLS_CCS;
     b32 known = sealed ? type == TLS_APPLICATION_DATA : type >= TLS_CCS && type <= TLS_HANDSHAKE;
     b32 fits = n <= (sealed ? TLS_SEALED_MAX : TLS_PLAIN_MAX);
-    tls_expected(t, known, E_TlsRecordType);
-    if (!tls_require(t, fits, E_TlsRecordLength, ALERT_RECORD_OVERFLOW) || there < 5 + n)
+    if (!tls_expected(t, known, E_TlsRecordType) ||
+        !tls_require(t, fits, E_TlsRecordLength, ALERT_RECORD_OVERFLOW) || there < 5 + n)
         return 0;
     t->in_at += 5 + n;
     str content = sealed ? tls_open(t, header, n, &type) : (str){header + 5, n};
@@ -5647,12 +5650,6 @@ static void tls_consume(tls *t, iz n)
     wipe((u8 *)t->plain.ptr, n);
     t->plain = rest;
     tls_work(t);
-}
-
-/* Whether the handshake is done, without an error since. */
-static b32 tls_ready(const tls *t)
-{
-    return t->state == TLS_CONNECTED || t->state == TLS_CLOSED;
 }
 
 /* Whether the server has ended its data with close_notify, and all of that has been consumed. */
