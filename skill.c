@@ -3681,6 +3681,18 @@ static str der_unsigned(reader *r)
     return s.len > 1 && !s.ptr[0] ? str_span(s, 1, s.len) : s;
 }
 
+/* A SEQUENCE of two INTEGERs that are not negative, and nothing else. */
+static err der_pair(str der, str *a, str *b)
+{
+    reader r = reader_of(der);
+    const u8 *end = der_enter(&r, DER_SEQUENCE);
+    *a = der_unsigned(&r);
+    *b = der_unsigned(&r);
+    der_leave(&r, end);
+    der_end(&r);
+    return r.error;
+}
+
 /* A BIT STRING's bytes. Of the last one so many bits at most do not count, and those must be zeros
  * (X.690 8.6.2, 11.2.1). */
 static str der_bits(reader *r, u32 most_unused)
@@ -3784,15 +3796,13 @@ static sig_id sig_of_algorithm(str algorithm)
     u32 known = der_known(algorithm, sig_algorithms);
     if (known < PSS_SHA256 + 3)
         return known < PSS_SHA256 ? (sig_id)known : SIG_WEAK;
-    for (u8 i = 0; i < 3; i++) {
-        u8 pss[SIG_PSS_SIZE];
-        copy(pss, (const u8 *)sig_pss, SIG_PSS_SIZE);
-        pss[SIG_PSS_HASH] = pss[SIG_PSS_MGF_HASH] = (u8)(i + 1);
-        pss[SIG_PSS_SALT] = (u8)(32 + 16 * i);
-        if (str_eq(algorithm, (str){pss, SIG_PSS_SIZE}))
-            return (sig_id)(PSS_SHA256 + i);
+    u32 id = str_at(algorithm, SIG_PSS_HASH) - 1u;
+    b32 same = algorithm.len == SIG_PSS_SIZE && id < 3;
+    for (iz i = 0; i < algorithm.len && same; i++) {
+        u32 more = i == SIG_PSS_HASH || i == SIG_PSS_MGF_HASH ? id : 0;
+        same = algorithm.ptr[i] == (u8)sig_pss[i] + (i == SIG_PSS_SALT ? 16 * id : more);
     }
-    return SIG_UNKNOWN;
+    return same ? (sig_id)(PSS_SHA256 + id) : SIG_UNKNOWN;
 }
 
 /* Takes the SignatureScheme of a TLS 1.3 CertificateVerify (RFC 8446 section 4.2.3) and the leaf's
@@ -3824,16 +3834,10 @@ static err key_verify(const public_key *k, sig_id id, str message, str signature
     if (id >= SIG_WEAK || (id >= PKCS1_SHA256) != (k->id == KEY_RSA))
         return E_SignatureBad;
     hash_of(h, message, digest);
-    if (id >= PSS_SHA256)
-        return rsa_verify_pss(k->n, k->e, h, d, signature);
     if (id >= PKCS1_SHA256)
-        return rsa_verify_pkcs1(k->n, k->e, h, d, signature);
-    reader in = reader_of(signature);
-    const u8 *end = der_enter(&in, DER_SEQUENCE);
-    str r = der_unsigned(&in), s = der_unsigned(&in);
-    der_leave(&in, end);
-    der_end(&in);
-    if (in.error)
+        return (id >= PSS_SHA256 ? rsa_verify_pss : rsa_verify_pkcs1)(k->n, k->e, h, d, signature);
+    str r, s;
+    if (der_pair(signature, &r, &s))
         return E_DerMalformed;
     return ecdsa_verify(k->id == KEY_P256 ? P256 : P384, k->point, d, r, s);
 }
@@ -3854,14 +3858,9 @@ static void key_decode(public_key *k, reader *r)
     k->id = (key_id)der_known(algorithm, key_algorithms);
     k->point = bits;
     if (k->id == KEY_RSA) {
-        reader rsa = reader_of(bits);
-        end = der_enter(&rsa, DER_SEQUENCE);
-        k->n = der_unsigned(&rsa);
-        k->e = der_unsigned(&rsa);
-        der_leave(&rsa, end);
-        der_end(&rsa);
-        if (rsa.error)
-            reader_fail(r, rsa.error);
+        err error = der_pair(bits, &k->n, &k->e);
+        if (error)
+            reader_fail(r, error);
         if (k->n.len < 256 || k->n.ptr[0] < 0x80)
             reader_fail(r, E_CertKeyWeak);
     } else if (k->id == KEY_UNKNOWN)
@@ -3880,7 +3879,8 @@ enum {
 typedef struct {
     err error; /* the first thing wrong with it; the fields read before that hold */
     sig_id sig;
-    str issuer, subject, key_info; /* whole items */
+    str issuer, subject; /* whole items */
+    str identity;        /* subject and key: they stand side by side */
     b32 self_issued, ca, server_auth;
     u32 usage;
     i32 path_len; /* -1: not limited */
@@ -3910,9 +3910,10 @@ static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
     if (id == 15) {
         str bits = der_bits(r, 7);
         c->usage = bits.len ? bits.ptr[0] : 0;
-    } else if (id == 17) {
-        c->names = der_item(r, DER_SEQUENCE);
-        if (!c->names.len || (!critical && c->subject.len <= 2))
+    } else if (id == 17 || id == 30) {
+        str *part = id == 17 ? &c->names : &c->constraints;
+        *part = der_item(r, DER_SEQUENCE);
+        if (!part->len || (id == 17 && !critical && c->subject.len <= 2))
             reader_fail(r, E_CertMalformed);
     } else if (id == 19) {
         const u8 *end = der_enter(r, DER_SEQUENCE);
@@ -3922,10 +3923,6 @@ static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
             c->path_len = len.len == 1 ? len.ptr[0] : PATH_CERTS;
         }
         der_leave(r, end);
-    } else if (id == 30) {
-        c->constraints = der_item(r, DER_SEQUENCE);
-        if (!c->constraints.len)
-            reader_fail(r, E_CertMalformed);
     } else if (id == 37) {
         c->server_auth = cert_purposes(r);
     } else {
@@ -3946,10 +3943,10 @@ static void cert_extensions(certificate *c, reader *r)
         str oid = der_item(r, DER_OID);
         b32 critical = der_flag(r);
         const u8 *value_end = der_enter(r, DER_OCTET_STRING);
+        b32 bad = count == CERT_EXTENSIONS;
         for (iz i = 0; i < count; i++)
-            if (str_eq(seen[i], oid))
-                reader_fail(r, E_CertMalformed);
-        if (count == CERT_EXTENSIONS)
+            bad |= str_eq(seen[i], oid);
+        if (bad)
             reader_fail(r, E_CertMalformed);
         if (!r->error) {
             seen[count++] = oid;
@@ -3981,9 +3978,8 @@ static void cert_signed_part(certificate *c, reader *r, str algorithm)
         reader_fail(r, E_CertVersion);
     if (c->issuer.len <= 2)
         reader_fail(r, E_CertMalformed);
-    const u8 *start = r->at;
     key_decode(&c->key, r);
-    c->key_info = (str){start, r->error ? 0 : r->at - start};
+    c->identity = (str){c->subject.ptr, r->error ? 0 : r->at - c->subject.ptr};
     if (reader_left(r)) {
         end = der_enter(r, DER_CONTEXT | DER_CONSTRUCTED | 3);
         cert_extensions(c, r);
@@ -4069,7 +4065,7 @@ static b32 ip_within(str ip, str network)
 static b32 ip_network_valid(str network)
 {
     u32 before = 0xff;
-    for (iz i = network.len / 2; i < network.len; i++) {
+    for (iz i = network.len >> 1; i < network.len; i++) {
         u32 ones = network.ptr[i], zeros = ones ^ 0xff;
         if (zeros & (zeros + 1) || (before != 0xff && ones))
             return 0;
@@ -4087,11 +4083,13 @@ static b32 str_has_at(str s, iz at, str part)
 static b32 dn_within(str name, str base)
 {
     reader n = reader_of(name), b = reader_of(base);
-    str names = der_item(&n, DER_SEQUENCE), bases = der_item(&b, DER_SEQUENCE);
-    der_end(&b);
-    b = (reader){bases.ptr, bases.ptr + bases.len, b.error};
-    while (!b.error && reader_left(&b))
+    str names = der_item(&n, DER_SEQUENCE);
+    const u8 *end = der_enter(&b, DER_SEQUENCE);
+    str bases = {b.at, reader_left(&b)};
+    while (reader_left(&b))
         der_item(&b, DER_SET); /* whole ones, so that the same bytes are the same RDNs */
+    der_leave(&b, end);
+    der_end(&b);
     return !b.error && !n.error && str_has_at(names, 0, bases);
 }
 
@@ -4109,15 +4107,12 @@ static void name_next(reader *r, b32 base, general_name *name)
 {
     u8 tag = reader_peek(r), form = tag & 0x1f;
     str value = der_item(r, DER_ANY);
-    b32 constructed = form == 0 || (3 <= form && form <= 5);
-    b32 good =
-        form <= NAME_LAST && tag == (DER_CONTEXT | form | (constructed ? DER_CONSTRUCTED : 0));
-    if (form == NAME_DNS && base)
-        good &= !value.len || host_valid(value);
-    if (form == NAME_DNS && !base)
-        good &= str_is_visible(value, value.len);
-    if (form == NAME_IP)
-        good &= base ? ip_network_valid(value) : value.len == 4 || value.len == 16;
+    u8 constructed = form == 0 || (3 <= form && form <= 5) ? DER_CONSTRUCTED : 0;
+    b32 good = form <= NAME_LAST && tag == (DER_CONTEXT | constructed | form);
+    if (good && form == NAME_DNS)
+        good = base ? !value.len || host_valid(value) : str_is_visible(value, value.len);
+    if (good && form == NAME_IP)
+        good = base ? ip_network_valid(value) : value.len == 4 || value.len == 16;
     if (!good)
         reader_fail(r, E_CertMalformed);
     *name = (general_name){form, value};
@@ -4366,8 +4361,7 @@ static b32 path_next_sent(path_search *s, path_node *top)
     while (top->next_sent < s->count) {
         b32 fit = path_try(top, s->certs[top->next_sent++]);
         for (const path_node *n = s->path; n <= top; n++)
-            if (str_eq(c->subject, n->cert.subject) && str_eq(c->key_info, n->cert.key_info))
-                fit = 0;
+            fit &= !str_eq(c->identity, n->cert.identity);
         if (fit)
             return 1;
     }
@@ -4623,7 +4617,7 @@ typedef struct {
     b32 aes, named; /* named: server_name was sent */
 
     /* from the extensions of one message; slices of it */
-    u32 had; /* bits: which of tls_known came */
+    u64 had; /* bits, by type: which of tls_known came */
     u16 share_group;
     str share, cookie;
 
@@ -4824,8 +4818,9 @@ static str tls_secret(const tls *t, const u8 *secret)
     return (str){secret, hash_size(t->hash)};
 }
 
-/* The transcript is a running hash over all handshake messages. */
-static void tls_transcribe(tls *t, str message)
+/* The transcript is a running hash over all handshake messages. Not inlined: to find the hash in
+ * its array takes more code than the call. */
+static __attribute__((noinline)) void tls_transcribe(tls *t, str message)
 {
     hash_add(&t->transcript[t->hash], message);
 }
@@ -4917,6 +4912,13 @@ static const char tls_fixed_extensions[] =
     "\0\x2b\0\x03\x02\x03\x04"       /* supported_versions: TLS 1.3 */
     "\0\x2d\0\x02\x01\x01";          /* psk_key_exchange_modes: psk_dhe_ke, for tickets */
 
+/* A vector behind its length, which has `width` bytes. */
+static void tls_put_vector(writer *w, iz width, str s)
+{
+    put_be(w, (u64)s.len, width);
+    put(w, s);
+}
+
 /* Puts the number of bytes from `start` on into the two before it. */
 static void tls_put_length(writer *w, iz start)
 {
@@ -4932,7 +4934,6 @@ static void tls_client_hello(tls *t)
     tls_content(t);
     writer *w = &t->w;
     b32 x = t->group == TLS_X25519;
-    str host = t->query.host, cookie = t->cookie;
     u8 share[65];
     w->cap -= w->cap < TLS_OUT_RESERVE ? w->cap : TLS_OUT_RESERVE;
     if (x)
@@ -4941,26 +4942,23 @@ static void tls_client_hello(tls *t)
         w->error = p256_public(share, t->entropy.p256_secret);
     put(w, S("\1\0\0\0\3\3"));
     put(w, (str){t->entropy.random, 32});
-    put_byte(w, 32);
-    put(w, (str){t->entropy.session_id, 32});
+    tls_put_vector(w, 1, (str){t->entropy.session_id, 32});
     /* suites, null compression, and the length of the extensions */
     put(w, t->aes ? S("\0\6\x13\x01\x13\x03\x13\x02\1\0\0\0") : S("\0\2\x13\x03\1\0\0\0"));
     iz start = w->len;
-    if (t->named) {
-        put_be(w, (u64)EXT_SERVER_NAME << 16 | (u64)(host.len + 5), 4);
-        put_be(w, (u64)(host.len + 3), 2);
-        put_be(w, (u64)host.len, 3); /* behind the type host_name, 0 */
-        put(w, host);
+    if (t->named) { /* a list of one name, of type host_name, 0 */
+        u64 n = (u64)t->query.host.len;
+        put_be(w, (u64)EXT_SERVER_NAME << 32 | (n + 5) << 16 | (n + 3), 6);
+        tls_put_vector(w, 3, t->query.host);
     }
     put(w, (str){(const u8 *)tls_fixed_extensions, (iz)sizeof tls_fixed_extensions - 1});
-    if (cookie.len) {
-        put_be(w, (u64)EXT_COOKIE << 16 | (u64)(cookie.len + 2), 4);
-        put_be(w, (u64)cookie.len, 2);
-        put(w, cookie);
+    if (t->cookie.len) {
+        put_be(w, (u64)EXT_COOKIE << 16 | (u64)(t->cookie.len + 2), 4);
+        tls_put_vector(w, 2, t->cookie);
     }
     /* key_share: a list of one group and its share */
-    put(w, x ? S("\0\x33\0\x26\0\x24\0\x1d\0\x20") : S("\0\x33\0\x47\0\x45\0\x17\0\x41"));
-    put(w, (str){share, x ? 32 : 65});
+    put(w, str_of(x ? "\0\x33\0\x26\0\x24\0\x1d" : "\0\x33\0\x47\0\x45\0\x17", 8));
+    tls_put_vector(w, 2, (str){share, x ? 32 : 65});
     if (!w->error) {
         tls_put_length(w, start);
         tls_put_length(w, 4);
@@ -4991,7 +4989,12 @@ static const struct {
     {EXT_SIGNATURE_ALGORITHMS_CERT, 0, IN_REQUEST},
     {EXT_KEY_SHARE, 1, IN_HELLO | IN_RETRY},
 };
-enum { HAD_SIGNATURE_ALGORITHMS = 1 << 2, HAD_KEY_SHARE = 1 << 9 }; /* bits of t->had */
+
+/* Whether that extension came in the block that was read last. */
+static b32 tls_had(const tls *t, u32 type)
+{
+    return t->had >> type & 1;
+}
 
 /* Known but misplaced: illegal_parameter. Not asked for: unsupported_extension. What is not known
  * is passed over in the messages that ask (sections 4.3.2 and 4.6.1). */
@@ -5003,7 +5006,7 @@ static void tls_check_extension(tls *t, u32 type, u8 place)
             good = asks || (tls_known[i].sent && (type || t->named)); /* server_name is type 0 */
             if (good)
                 tls_legal(t, tls_known[i].places & place, E_TlsExtensionPlace);
-            t->had |= 1u << i;
+            t->had |= (u64)1 << type;
         }
     tls_require(t, good, E_TlsExtensionUnasked, ALERT_UNSUPPORTED_EXTENSION);
 }
@@ -5012,43 +5015,28 @@ static void tls_check_extension(tls *t, u32 type, u8 place)
  * form: items of two bytes, at least one. */
 static void tls_extension(tls *t, u32 type, u8 place)
 {
-    const u8 *end;
-    b32 good;
-    switch (type) {
-    case EXT_SERVER_NAME: /* empty */
-        break;
-    case EXT_SUPPORTED_GROUPS:
-    case EXT_SIGNATURE_ALGORITHMS:
-    case EXT_SIGNATURE_ALGORITHMS_CERT:
-        good = tls_bytes(t, 2, 2).len % 2 == 0;
-        tls_require(t, good, E_TlsMessageForm, ALERT_DECODE_ERROR);
-        break;
-    case EXT_ALPN:
-        end = tls_enter(t, 2, 2);
-        good = str_eq(tls_bytes(t, 1, 1), S("http/1.1"));
+    if (type == EXT_SUPPORTED_GROUPS || type == EXT_SIGNATURE_ALGORITHMS ||
+        type == EXT_SIGNATURE_ALGORITHMS_CERT) {
+        b32 even = tls_bytes(t, 2, 2).len % 2 == 0;
+        tls_require(t, even, E_TlsMessageForm, ALERT_DECODE_ERROR);
+    } else if (type == EXT_ALPN) {
+        const u8 *end = tls_enter(t, 2, 2);
+        b32 good = str_eq(tls_bytes(t, 1, 1), S("http/1.1"));
         tls_leave(t, end);
         if (tls_whole(t))
             tls_legal(t, good, E_TlsAlpn);
-        break;
-    case EXT_EARLY_DATA:
+    } else if (type == EXT_EARLY_DATA)
         tls_number(t, 4);
-        break;
-    case EXT_SUPPORTED_VERSIONS:
-        good = tls_number(t, 2) == TLS_VERSION;
-        tls_legal(t, good, E_TlsHelloVersion);
-        break;
-    case EXT_COOKIE:
+    else if (type == EXT_SUPPORTED_VERSIONS)
+        tls_legal(t, tls_number(t, 2) == TLS_VERSION, E_TlsHelloVersion);
+    else if (type == EXT_COOKIE)
         t->cookie = tls_bytes(t, 2, 1);
-        break;
-    case EXT_KEY_SHARE:
+    else if (type == EXT_KEY_SHARE) {
         t->share_group = (u16)tls_number(t, 2);
         if (place == IN_HELLO)
             t->share = tls_bytes(t, 2, 1);
-        break;
-    default:
+    } else if (type != EXT_SERVER_NAME) /* which is empty */
         t->r.at = t->r.end;
-    }
-    tls_whole(t);
 }
 
 /* A block of extensions, each checked for its place and for being the only one. */
@@ -5121,19 +5109,18 @@ static b32 tls_choose_suite(tls *t, u32 suite)
 /* In the transcript the first ClientHello is replaced by its hash: section 4.4.1. */
 static void tls_restart_transcript(tls *t, str retry_request)
 {
-    hash *transcript = &t->transcript[t->hash];
     u8 head[4] = {TLS_MESSAGE_HASH, 0, 0, (u8)hash_size(t->hash)};
-    hash_end(transcript, t->digest);
-    hash_init(transcript, t->hash);
-    hash_add(transcript, (str){head, 4});
-    hash_add(transcript, tls_secret(t, t->digest));
-    hash_add(transcript, retry_request);
+    hash_end(&t->transcript[t->hash], t->digest);
+    hash_init(&t->transcript[t->hash], t->hash);
+    tls_transcribe(t, (str){head, 4});
+    tls_transcribe(t, tls_secret(t, t->digest));
+    tls_transcribe(t, retry_request);
 }
 
 /* A HelloRetryRequest must ask for something new: the other group, a cookie to be returned. */
 static void tls_retry(tls *t, str message)
 {
-    b32 key_share = (t->had & HAD_KEY_SHARE) != 0;
+    b32 key_share = tls_had(t, EXT_KEY_SHARE);
     b32 other = !key_share || t->share_group == TLS_SECP256R1;
     if (!tls_legal(t, other, E_TlsGroup) ||
         !tls_legal(t, key_share || t->cookie.len, E_TlsRetry))
@@ -5152,7 +5139,7 @@ static void tls_agree(tls *t, str message)
     b32 x = t->group == TLS_X25519;
     b32 fits = t->share_group == t->group && t->share.len == (x ? 32 : 65);
     u8 shared[32];
-    b32 had = (t->had & HAD_KEY_SHARE) != 0;
+    b32 had = tls_had(t, EXT_KEY_SHARE);
     if (!tls_require(t, had, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION) ||
         !tls_legal(t, fits, E_TlsGroup))
         return;
@@ -5207,7 +5194,7 @@ static void tls_certificate_request(tls *t)
 {
     tls_check_context(t);
     tls_extensions(t, IN_REQUEST, 2);
-    b32 schemes = (t->had & HAD_SIGNATURE_ALGORITHMS) != 0;
+    b32 schemes = tls_had(t, EXT_SIGNATURE_ALGORITHMS);
     tls_require(t, schemes, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION);
     t->certificate_requested = 1;
 }
