@@ -4204,8 +4204,9 @@ static b32 constraint_list(path_search *s, reader *r, b32 excluded, const genera
 static err constraint_check(path_search *s, str constraints, const general_name *name)
 {
     reader r = reader_of(constraints);
-    b32 refused = constraint_list(s, &r, 0, name);
-    refused |= constraint_list(s, &r, 1, name);
+    b32 refused = 0;
+    for (u8 excluded = 0; excluded < 2; excluded++)
+        refused |= constraint_list(s, &r, excluded, name);
     der_end(&r);
     return r.error ? r.error : refused ? E_CertNameConstraint : E_None;
 }
@@ -4221,10 +4222,10 @@ static err constraints_check(path_search *s, str constraints)
             continue;
         reader names = reader_of(c->names);
         general_name name = {NAME_DIRECTORY, c->subject};
-        if (c->subject.len > 2)
-            error = constraint_check(s, constraints, &name);
-        while (!error && reader_left(&names)) {
-            name_next(&names, 0, &name);
+        b32 subject = c->subject.len > 2; /* comes first, if it is not empty */
+        for (; !error && (subject || reader_left(&names)); subject = 0) {
+            if (!subject)
+                name_next(&names, 0, &name);
             error = names.error ? names.error : constraint_check(s, constraints, &name);
         }
     }
@@ -5379,36 +5380,24 @@ static void tls_message(tls *t, str message, tls_state next, b32 last)
         tls_transcribe(t, message);
     }
     t->r = reader_of(str_from(message, 4));
-    switch (type) {
-    case TLS_SERVER_HELLO:
+    if (type == TLS_SERVER_HELLO) {
         tls_server_hello(t, message);
         if (!t->receive.on) /* after a HelloRetryRequest */
             next = TLS_WAIT_SERVER_HELLO;
-        break;
-    case TLS_ENCRYPTED_EXTENSIONS:
+    } else if (type == TLS_ENCRYPTED_EXTENSIONS)
         tls_extensions(t, IN_ENCRYPTED, 0);
-        break;
-    case TLS_CERTIFICATE_REQUEST:
+    else if (type == TLS_CERTIFICATE_REQUEST)
         tls_certificate_request(t);
-        break;
-    case TLS_CERTIFICATE:
+    else if (type == TLS_CERTIFICATE)
         tls_certificate(t);
-        break;
-    case TLS_CERTIFICATE_VERIFY:
+    else if (type == TLS_CERTIFICATE_VERIFY)
         tls_certificate_verify(t);
-        break;
-    case TLS_FINISHED:
+    else if (type == TLS_FINISHED)
         tls_finished(t);
-        break;
-    case TLS_NEW_SESSION_TICKET:
+    else if (type == TLS_NEW_SESSION_TICKET)
         tls_new_session_ticket(t);
-        break;
-    case TLS_KEY_UPDATE:
+    else
         tls_key_update(t);
-        break;
-    default:
-        invariant(0);
-    }
     if (tls_whole(t))
         t->state = next;
 }
