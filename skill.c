@@ -3655,6 +3655,18 @@ static str der_unsigned(reader *r)
     return s.len > 1 && !s.ptr[0] ? str_span(s, 1, s.len) : s;
 }
 
+/* A SEQUENCE of two INTEGERs that are not negative, and nothing else. */
+static err der_pair(str der, str *a, str *b)
+{
+    reader r = reader_of(der);
+    const u8 *end = der_enter(&r, DER_SEQUENCE);
+    *a = der_unsigned(&r);
+    *b = der_unsigned(&r);
+    der_leave(&r, end);
+    der_end(&r);
+    return r.error;
+}
+
 /* A BIT STRING's bytes. Of the last one so many bits at most do not count, and those must be zeros
  * (X.690 8.6.2, 11.2.1). */
 static str der_bits(reader *r, u32 most_unused)
@@ -3758,15 +3770,13 @@ static sig_id sig_of_algorithm(str algorithm)
     u32 known = der_known(algorithm, sig_algorithms);
     if (known < PSS_SHA256 + 3)
         return known < PSS_SHA256 ? (sig_id)known : SIG_WEAK;
-    for (u8 i = 0; i < 3; i++) {
-        u8 pss[SIG_PSS_SIZE];
-        copy(pss, (const u8 *)sig_pss, SIG_PSS_SIZE);
-        pss[SIG_PSS_HASH] = pss[SIG_PSS_MGF_HASH] = (u8)(i + 1);
-        pss[SIG_PSS_SALT] = (u8)(32 + 16 * i);
-        if (str_eq(algorithm, (str){pss, SIG_PSS_SIZE}))
-            return (sig_id)(PSS_SHA256 + i);
+    u32 id = str_at(algorithm, SIG_PSS_HASH) - 1u;
+    b32 same = algorithm.len == SIG_PSS_SIZE && id < 3;
+    for (iz i = 0; i < algorithm.len && same; i++) {
+        u32 more = i == SIG_PSS_HASH || i == SIG_PSS_MGF_HASH ? id : 0;
+        same = algorithm.ptr[i] == (u8)sig_pss[i] + (i == SIG_PSS_SALT ? 16 * id : more);
     }
-    return SIG_UNKNOWN;
+    return same ? (sig_id)(PSS_SHA256 + id) : SIG_UNKNOWN;
 }
 
 /* Takes the SignatureScheme of a TLS 1.3 CertificateVerify (RFC 8446 section 4.2.3) and the leaf's
@@ -3800,12 +3810,8 @@ static err key_verify(const public_key *k, sig_id id, str message, str signature
     hash_of(h, message, digest);
     if (id >= PKCS1_SHA256)
         return rsa_verify(id >= PSS_SHA256, k->n, k->e, h, d, signature);
-    reader in = reader_of(signature);
-    const u8 *end = der_enter(&in, DER_SEQUENCE);
-    str r = der_unsigned(&in), s = der_unsigned(&in);
-    der_leave(&in, end);
-    der_end(&in);
-    if (in.error)
+    str r, s;
+    if (der_pair(signature, &r, &s))
         return E_DerMalformed;
     return ecdsa_verify(k->id == KEY_P256 ? P256 : P384, k->point, d, r, s);
 }
@@ -3826,14 +3832,9 @@ static void key_decode(public_key *k, reader *r)
     k->id = (key_id)der_known(algorithm, key_algorithms);
     k->point = bits;
     if (k->id == KEY_RSA) {
-        reader rsa = reader_of(bits);
-        end = der_enter(&rsa, DER_SEQUENCE);
-        k->n = der_unsigned(&rsa);
-        k->e = der_unsigned(&rsa);
-        der_leave(&rsa, end);
-        der_end(&rsa);
-        if (rsa.error)
-            reader_fail(r, rsa.error);
+        err error = der_pair(bits, &k->n, &k->e);
+        if (error)
+            reader_fail(r, error);
         if (k->n.len < 256 || k->n.ptr[0] < 0x80)
             reader_fail(r, E_CertKeyWeak);
     } else if (k->id == KEY_UNKNOWN)
@@ -3852,7 +3853,8 @@ enum {
 typedef struct {
     err error; /* the first thing wrong with it; the fields read before that hold */
     sig_id sig;
-    str issuer, subject, key_info; /* whole items */
+    str issuer, subject; /* whole items */
+    str identity;        /* subject and key: they stand side by side */
     b32 self_issued, ca, server_auth;
     u32 usage;
     i32 path_len; /* -1: not limited */
@@ -3882,9 +3884,10 @@ static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
     if (id == 15) {
         str bits = der_bits(r, 7);
         c->usage = bits.len ? bits.ptr[0] : 0;
-    } else if (id == 17) {
-        c->names = der_item(r, DER_SEQUENCE);
-        if (!c->names.len || (!critical && c->subject.len <= 2))
+    } else if (id == 17 || id == 30) {
+        str *part = id == 17 ? &c->names : &c->constraints;
+        *part = der_item(r, DER_SEQUENCE);
+        if (!part->len || (id == 17 && !critical && c->subject.len <= 2))
             reader_fail(r, E_CertMalformed);
     } else if (id == 19) {
         const u8 *end = der_enter(r, DER_SEQUENCE);
@@ -3894,10 +3897,6 @@ static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
             c->path_len = len.len == 1 ? len.ptr[0] : PATH_CERTS;
         }
         der_leave(r, end);
-    } else if (id == 30) {
-        c->constraints = der_item(r, DER_SEQUENCE);
-        if (!c->constraints.len)
-            reader_fail(r, E_CertMalformed);
     } else if (id == 37) {
         c->server_auth = cert_purposes(r);
     } else {
@@ -3918,10 +3917,10 @@ static void cert_extensions(certificate *c, reader *r)
         str oid = der_item(r, DER_OID);
         b32 critical = der_flag(r);
         const u8 *value_end = der_enter(r, DER_OCTET_STRING);
+        b32 bad = count == CERT_EXTENSIONS;
         for (iz i = 0; i < count; i++)
-            if (str_eq(seen[i], oid))
-                reader_fail(r, E_CertMalformed);
-        if (count == CERT_EXTENSIONS)
+            bad |= str_eq(seen[i], oid);
+        if (bad)
             reader_fail(r, E_CertMalformed);
         if (!r->error) {
             seen[count++] = oid;
@@ -3953,9 +3952,8 @@ static void cert_signed_part(certificate *c, reader *r, str algorithm)
         reader_fail(r, E_CertVersion);
     if (c->issuer.len <= 2)
         reader_fail(r, E_CertMalformed);
-    const u8 *start = r->at;
     key_decode(&c->key, r);
-    c->key_info = (str){start, r->error ? 0 : r->at - start};
+    c->identity = (str){c->subject.ptr, r->error ? 0 : r->at - c->subject.ptr};
     if (reader_left(r)) {
         end = der_enter(r, DER_CONTEXT | DER_CONSTRUCTED | 3);
         cert_extensions(c, r);
@@ -3988,12 +3986,6 @@ static void cert_decode(certificate *c, str der)
     c->key.may_sign = (c->usage & USAGE_DIGITAL_SIGNATURE) != 0;
 }
 
-/* Whether c has that subject. */
-static b32 cert_is_for(const certificate *c, const str *subject)
-{
-    return str_eq(c->subject, *subject);
-}
-
 /* What is asked of every certificate of a path by itself; of the root's signature, nothing. */
 static err cert_check(const certificate *c, i64 now, b32 root)
 {
@@ -4009,21 +4001,18 @@ static err cert_check(const certificate *c, i64 now, b32 root)
 /* What follows the first label, with its dot; empty if there is only one. */
 static str dns_parent(str name)
 {
-    iz i = 0;
-    while (i < name.len && name.ptr[i] != '.')
-        i++;
-    return str_span(name, i, name.len);
+    iz dot = str_find(name, '.');
+    return str_from(name, dot < 0 ? name.len : dot);
 }
 
 /* Does a dNSName cover a valid host name (RFC 9525 section 6.3)? A wildcard is the whole first
  * label, stands for one label, and needs two labels after it. */
 static b32 dns_covers(str pattern, str host)
 {
-    if (pattern.len < 2 || pattern.ptr[0] != '*' || pattern.ptr[1] != '.')
+    if (str_at(pattern, 0) != '*' || str_at(pattern, 1) != '.')
         return str_eq_nocase(pattern, host);
-    str parent = dns_parent(host);
-    return parent.len && dns_parent(str_span(parent, 1, parent.len)).len &&
-           str_eq_nocase(str_span(pattern, 1, pattern.len), parent);
+    pattern = str_from(pattern, 1);
+    return str_find(str_from(pattern, 1), '.') >= 0 && str_eq_nocase(pattern, dns_parent(host));
 }
 
 /* Is name base itself, or below it? The empty base holds all names. */
@@ -4032,8 +4021,7 @@ static b32 dns_within(str name, str base)
     iz extra = name.len - base.len;
     if (!base.len || extra < 0)
         return !base.len;
-    return str_eq_nocase(str_span(name, extra, name.len), base) &&
-           (!extra || name.ptr[extra - 1] == '.');
+    return str_eq_nocase(str_from(name, extra), base) && (!extra || name.ptr[extra - 1] == '.');
 }
 
 /* Is the address in the network, an address and its mask (RFC 5280 section 4.2.1.10)? */
@@ -4051,7 +4039,7 @@ static b32 ip_within(str ip, str network)
 static b32 ip_network_valid(str network)
 {
     u32 before = 0xff;
-    for (iz i = network.len / 2; i < network.len; i++) {
+    for (iz i = network.len >> 1; i < network.len; i++) {
         u32 ones = network.ptr[i], zeros = ones ^ 0xff;
         if (zeros & (zeros + 1) || (before != 0xff && ones))
             return 0;
@@ -4069,11 +4057,13 @@ static b32 str_has_at(str s, iz at, str part)
 static b32 dn_within(str name, str base)
 {
     reader n = reader_of(name), b = reader_of(base);
-    str names = der_item(&n, DER_SEQUENCE), bases = der_item(&b, DER_SEQUENCE);
-    der_end(&b);
-    b = (reader){bases.ptr, bases.ptr + bases.len, b.error};
-    while (!b.error && reader_left(&b))
+    str names = der_item(&n, DER_SEQUENCE);
+    const u8 *end = der_enter(&b, DER_SEQUENCE);
+    str bases = {b.at, reader_left(&b)};
+    while (reader_left(&b))
         der_item(&b, DER_SET); /* whole ones, so that the same bytes are the same RDNs */
+    der_leave(&b, end);
+    der_end(&b);
     return !b.error && !n.error && str_has_at(names, 0, bases);
 }
 
@@ -4085,33 +4075,21 @@ typedef struct {
     str value;
 } general_name;
 
-static u8 name_form(const reader *r)
+/* The next name of a list, or the base of a constraint. DNS names must be visible ASCII, bases host
+ * names or empty; addresses must be of one of the two lengths, bases with a mask. */
+static void name_next(reader *r, b32 base, general_name *name)
 {
-    return reader_peek(r) & 0x1f;
-}
-
-/* The value of the next name of a list, or of the base of a constraint; its form is that of the
- * tag that comes (name_form). DNS names must be visible ASCII, bases host names or empty; addresses
- * must be of one of the two lengths, bases with a mask. */
-static str name_next(reader *r, b32 base)
-{
-    u8 tag = reader_peek(r), form = name_form(r);
+    u8 tag = reader_peek(r), form = tag & 0x1f;
     str value = der_item(r, DER_ANY);
-    b32 constructed = form == 0 || (3 <= form && form <= 5);
-    b32 good =
-        form <= NAME_LAST && tag == (DER_CONTEXT | form | (constructed ? DER_CONSTRUCTED : 0));
-    if (form == NAME_DNS && base)
-        good &= !value.len || host_valid(value);
-    if (form == NAME_DNS && !base) {
-        good &= value.len > 0;
-        for (iz i = 0; i < value.len; i++)
-            good &= 0x21 <= value.ptr[i] && value.ptr[i] <= 0x7e;
-    }
-    if (form == NAME_IP)
-        good &= base ? ip_network_valid(value) : value.len == 4 || value.len == 16;
+    u8 constructed = form == 0 || (3 <= form && form <= 5) ? DER_CONSTRUCTED : 0;
+    b32 good = form <= NAME_LAST && tag == (DER_CONTEXT | constructed | form);
+    if (good && form == NAME_DNS)
+        good = base ? !value.len || host_valid(value) : str_is_visible(value, value.len);
+    if (good && form == NAME_IP)
+        good = base ? ip_network_valid(value) : value.len == 4 || value.len == 16;
     if (!good)
         reader_fail(r, E_CertMalformed);
-    return value;
+    *name = (general_name){form, value};
 }
 
 /* Does a constraint's base hold a name of the same form? Of what is excluded, names in doubt count
@@ -4135,12 +4113,24 @@ typedef struct {
     str text;        /* from the first character of base64 to the end of the bundle */
     iz width, pitch; /* characters of base64 in a line, and from one line to the next */
     iz size;         /* bytes of the certificate */
+    iz at;           /* the byte to be read next */
 } pem_entry;
+
+/* What is asked of x509_verify, and what it found. */
+typedef struct {
+    str host;            /* a DNS name without final dot; or an address, IPv6 as in a URL or not */
+    str bundle;          /* the roots, PEM text */
+    i64 now;             /* in seconds since 1970 */
+    iz checks;           /* signatures checked */
+    iz path_len;         /* 0 if no path was found */
+    iz path[PATH_CERTS]; /* indexes of those sent, the leaf's 0 first */
+    pem_entry root;      /* in the bundle; pem_decode gives its DER */
+    public_key leaf;     /* slices of the first of those sent */
+} x509_query;
 
 /* What is under way: the path so far, the leaf first, and where to look for the next issuer of
  * each of its certificates. */
 typedef struct {
-    iz index;       /* among those sent */
     iz next_sent;   /* where to go on looking among those sent */
     iz next_root;   /* ... in the bundle */
     i32 phase;      /* two places to look for its issuer; 2: both done */
@@ -4149,13 +4139,12 @@ typedef struct {
 } path_node;
 
 typedef struct {
-    const str *certs; /* as sent */
+    x509_query *query; /* its root: one being tried, whose decoded bytes are in `root` */
+    const str *certs;  /* as sent */
     iz count;
-    i64 now;
-    str bundle;
-    iz checks, name_checks;
-    iz depth;             /* path[depth] is the top, and behind it the issuer being tried */
-    pem_entry root_entry; /* a root being tried, and its decoded bytes */
+    iz name_checks;
+    path_node *top;    /* of the path; behind it is the issuer being tried */
+    b32 anchored;      /* that is a root */
     path_node path[PATH_CERTS + 1];
     u8 root[CERT_ROOT_SIZE];
 } path_search;
@@ -4171,14 +4160,14 @@ static b32 constraint_list(path_search *s, reader *r, b32 excluded, const genera
     const u8 *list_end = der_enter(r, tag);
     do {
         const u8 *end = der_enter(r, DER_SEQUENCE);
-        b32 same = name_form(r) == name->form;
-        str base = name_next(r, 1);
+        general_name base;
+        name_next(r, 1, &base);
         der_leave(r, end);
         if (++s->name_checks > PATH_NAMES)
             reader_fail(r, E_CertSearchBound);
-        if (!r->error && same) {
+        if (!r->error && base.form == name->form) {
             limited = 1;
-            held |= name_within(name, base, excluded);
+            held |= name_within(name, base.value, excluded);
         }
     } while (reader_left(r));
     der_leave(r, list_end);
@@ -4189,8 +4178,9 @@ static b32 constraint_list(path_search *s, reader *r, b32 excluded, const genera
 static err constraint_check(path_search *s, str constraints, const general_name *name)
 {
     reader r = reader_of(constraints);
-    b32 refused = constraint_list(s, &r, 0, name);
-    refused |= constraint_list(s, &r, 1, name);
+    b32 refused = 0;
+    for (u8 excluded = 0; excluded < 2; excluded++)
+        refused |= constraint_list(s, &r, excluded, name);
     der_end(&r);
     return r.error ? r.error : refused ? E_CertNameConstraint : E_None;
 }
@@ -4200,17 +4190,16 @@ static err constraint_check(path_search *s, str constraints, const general_name 
 static err constraints_check(path_search *s, str constraints)
 {
     err error = E_None;
-    for (iz i = 0; constraints.len && i <= s->depth && !error; i++) {
-        const certificate *c = &s->path[i].cert;
-        if (i && c->self_issued)
+    for (const path_node *n = s->path; constraints.len && n <= s->top && !error; n++) {
+        const certificate *c = &n->cert;
+        if (n > s->path && c->self_issued)
             continue;
         reader names = reader_of(c->names);
         general_name name = {NAME_DIRECTORY, c->subject};
-        if (c->subject.len > 2)
-            error = constraint_check(s, constraints, &name);
-        while (!error && reader_left(&names)) {
-            name.form = name_form(&names);
-            name.value = name_next(&names, 0);
+        b32 subject = c->subject.len > 2; /* comes first, if it is not empty */
+        for (; !error && (subject || reader_left(&names)); subject = 0) {
+            if (!subject)
+                name_next(&names, 0, &name);
             error = names.error ? names.error : constraint_check(s, constraints, &name);
         }
     }
@@ -4252,48 +4241,39 @@ static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
     return 1;
 }
 
-/* Reads the header of the item at byte `at`, which then is that of its contents. Gives the length
- * of the contents, or -1. */
-static iz pem_header(const pem_entry *e, iz *at)
+/* Reads the header of the next item; then its contents come next. Gives their length, or -1. */
+static iz pem_header(pem_entry *e)
 {
     u8 bytes[4]; /* enough for lengths under 64 KB */
-    if (!pem_decode(e, *at, countof(bytes), bytes))
+    if (!pem_decode(e, e->at, countof(bytes), bytes))
         return -1;
     reader r = reader_of((str){bytes, countof(bytes)});
     iz len = der_header(&r);
-    *at += r.at - bytes;
+    e->at += r.at - bytes;
     return r.error ? -1 : len;
 }
 
-/* Where the line after the one at `at` begins, or would begin. */
-static iz pem_line_end(str text, iz at)
-{
-    while (at < text.len && text.ptr[at++] != '\n') {
-    }
-    return at;
-}
-
-/* Measures the entry whose first line ends at or behind `at`: the width of its lines, and the
- * certificate's size. Gives the place in the bundle where it ends, or 0 if its last line is not
- * where these put it. */
+/* Measures the entry that begins at `at`, with a line before the base64: the width of its lines,
+ * and the certificate's size. Gives the place in the bundle where it ends, or 0 if its last line is
+ * not where these put it. */
 static iz pem_measure(str bundle, iz at, pem_entry *e)
 {
-    iz contents = 0;
-    at = pem_line_end(bundle, at);
     e->text = str_from(bundle, at);
-    e->pitch = pem_line_end(e->text, 0);
-    e->width = e->pitch - 1;
-    if (str_at(e->text, e->width - 1) == '\r')
-        e->width--;
+    e->text = str_from(e->text, str_find(e->text, '\n') + 1);
+    e->pitch = str_find(e->text, '\n') + 1;
+    iz ending = str_at(e->text, e->pitch - 2) == '\r' ? 2 : 1;
+    e->width = e->pitch - ending;
     if (e->width < 8 || e->width % 4)
         return 0;
+    e->at = 0;
     e->size = 4; /* that of the header, until it is known */
-    iz len = pem_header(e, &contents);
-    e->size = contents + len;
-    iz chars = (e->size + 2) / 3 * 4, ending = e->pitch - e->width;
+    iz len = pem_header(e);
+    e->size = e->at + len;
+    iz chars = (e->size + 2) / 3 * 4;
     iz end = chars + (chars - 1) / e->width * ending;
     str last = str_from(S("\r\n-----END CERTIFICATE-----"), 2 - ending);
-    return len > 0 && str_has_at(e->text, end, last) ? at + end + last.len : 0;
+    b32 ended = len > 0 && str_has_at(e->text, end, last);
+    return ended ? e->text.ptr - bundle.ptr + end + last.len : 0;
 }
 
 /* The next entry from *at on that looks well formed; *at then is behind it. */
@@ -4312,51 +4292,51 @@ static b32 pem_next(str bundle, iz *at, pem_entry *e)
 }
 
 /* Is the entry a certificate for this subject, a whole item? Steps over version, serial number,
- * algorithm, issuer and validity. One of version 1 has no version field and is missed; it would be
- * of no use. */
-static b32 pem_is_for(const pem_entry *e, str subject)
+ * algorithm, issuer and validity, then decodes what could be it. One of version 1 has no version
+ * field and is missed; it would be of no use. */
+static b32 pem_is_for(pem_entry *e, str subject, u8 room[CERT_ROOT_SIZE])
 {
-    u8 part[24];
-    iz at = 0, len = 0;
-    for (i32 item = 0; item < 7 && len >= 0; item++) {
-        len = pem_header(e, &at);
-        at += item > 1 ? len : 0; /* the first two hold the others */
+    iz start = 0, len = 0;
+    e->at = 0;
+    for (i32 item = 0; item < 8 && len >= 0; item++) {
+        start = e->at;
+        len = pem_header(e);
+        e->at += item > 1 ? len : 0; /* the first two hold the others */
     }
-    for (iz done = 0; len >= 0 && done < subject.len; done += countof(part)) {
-        iz n = subject.len - done < countof(part) ? subject.len - done : countof(part);
-        if (at + done + n > e->size || !pem_decode(e, at + done, n, part) ||
-            !str_eq((str){part, n}, str_span(subject, done, done + n)))
-            return 0;
-    }
-    return len >= 0;
+    return len >= 0 && e->at - start == subject.len && e->at <= e->size &&
+           e->size <= CERT_ROOT_SIZE && pem_decode(e, start, subject.len, room) &&
+           str_eq((str){room, subject.len}, subject);
+}
+
+/* Decodes what could be an issuer of the top: is its subject the right one? */
+static b32 path_try(path_node *top, str der)
+{
+    certificate *c = &top[1].cert;
+    cert_decode(c, der);
+    return str_eq(c->subject, top->cert.issuer);
 }
 
 /* The next certificate of the bundle whose subject is the issuer of the top. What cannot be read
  * is passed over. */
-static b32 path_next_root(path_search *s, path_node *top, certificate *c)
+static b32 path_next_root(path_search *s, path_node *top)
 {
-    pem_entry *e = &s->root_entry;
-    while (pem_next(s->bundle, &top->next_root, e)) {
-        if (!pem_is_for(e, top->cert.issuer) || e->size > CERT_ROOT_SIZE ||
-            !pem_decode(e, 0, e->size, s->root))
-            continue;
-        cert_decode(c, (str){s->root, e->size});
-        if (cert_is_for(c, &top->cert.issuer))
+    pem_entry *e = &s->query->root;
+    while (pem_next(s->query->bundle, &top->next_root, e))
+        if (pem_is_for(e, top->cert.issuer, s->root) && pem_decode(e, 0, e->size, s->root) &&
+            path_try(top, (str){s->root, e->size}))
             return 1;
-    }
     return 0;
 }
 
 /* The next of those sent whose subject is the issuer of the top, but none whose name and key are
  * in the path already. */
-static b32 path_next_sent(path_search *s, path_node *top, certificate *c)
+static b32 path_next_sent(path_search *s, path_node *top)
 {
+    const certificate *c = &top[1].cert;
     while (top->next_sent < s->count) {
-        cert_decode(c, s->certs[top->next_sent++]);
-        b32 fit = cert_is_for(c, &top->cert.issuer);
-        for (path_node *n = s->path; n <= top; n++)
-            if (cert_is_for(c, &n->cert.subject) && str_eq(c->key_info, n->cert.key_info))
-                fit = 0;
+        b32 fit = path_try(top, s->certs[top->next_sent++]);
+        for (const path_node *n = s->path; n <= top; n++)
+            fit &= !str_eq(c->identity, n->cert.identity);
         if (fit)
             return 1;
     }
@@ -4365,22 +4345,21 @@ static b32 path_next_sent(path_search *s, path_node *top, certificate *c)
 
 /* The next certificate that could be the issuer of the top. A leaf's is most often among those
  * sent; above it, roots are tried first, since that makes the shortest path. */
-static b32 path_next_issuer(path_search *s, path_node *top, b32 *root)
+static b32 path_next_issuer(path_search *s, path_node *top)
 {
-    certificate *c = &top[1].cert;
     for (; top->phase < 2; top->phase++) {
-        *root = (top->phase == 0) == (s->depth > 0);
-        if (*root ? path_next_root(s, top, c) : path_next_sent(s, top, c))
+        s->anchored = (top->phase == 0) == (top > s->path);
+        if (s->anchored ? path_next_root(s, top) : path_next_sent(s, top))
             return 1;
     }
     return 0;
 }
 
 /* Checks an issuer of the top (RFC 5280 section 6.1.4 and 6.1.3), given all that is below. */
-static err path_check_issuer(path_search *s, const path_node *top, b32 root)
+static err path_check_issuer(path_search *s, const path_node *top)
 {
     const certificate *c = &top[1].cert;
-    err error = cert_check(c, s->now, root);
+    err error = cert_check(c, s->query->now, s->anchored);
     if (error)
         return error;
     if (!c->ca)
@@ -4388,64 +4367,65 @@ static err path_check_issuer(path_search *s, const path_node *top, b32 root)
     if (!(c->usage & USAGE_CERT_SIGN))
         return E_CertKeyUsage;
     iz below = 0;
-    for (iz i = 1; i <= s->depth; i++)
-        below += !s->path[i].cert.self_issued;
+    for (const path_node *n = s->path + 1; n <= top; n++)
+        below += !n->cert.self_issued;
     if (c->path_len >= 0 && below > c->path_len)
         return E_CertPathLength;
-    if (!root && s->depth + 1 == PATH_CERTS)
+    if (!s->anchored && s->query->path_len == PATH_CERTS)
         return E_CertPathTooLong;
-    if (s->checks == PATH_CHECKS)
+    if (s->query->checks == PATH_CHECKS)
         return E_CertSearchBound;
-    s->checks++;
+    s->query->checks++;
     error = key_verify(&c->key, top->cert.sig, top->cert.signed_part, top->cert.signature);
     if (error)
         return error == E_SignatureBad ? E_CertSignatureBad : error;
     return constraints_check(s, c->constraints);
 }
 
-/* Gives a node's certificate its place in the path; its issuers are still to be tried. */
-static void path_begin(path_node *n, iz index)
+/* Makes a certificate the top of the path; its issuers are still to be tried. */
+static void path_push(path_search *s, path_node *top, iz index)
 {
-    wipe(n, (iz) __builtin_offsetof(path_node, cert));
-    n->index = index;
+    wipe(top, (iz) __builtin_offsetof(path_node, cert));
+    s->top = top;
+    s->query->path[s->query->path_len++] = index;
 }
 
-/* Searches a path from path[0] to a root. */
-static err path_find(path_search *s)
+/* Searches a path from path[0] to a root. Not inlined: a pointer to the search makes shorter code
+ * than its place on the stack. */
+static __attribute__((noinline)) err path_find(path_search *s)
 {
     err refusal = E_None;
-    iz farthest = 0; /* the refusal's distance from the leaf */
-    while (s->depth >= 0) {
-        b32 root;
-        path_node *top = &s->path[s->depth];
-        b32 found = path_next_issuer(s, top, &root);
-        err error = found ? path_check_issuer(s, top, root) : E_CertIssuerUnknown;
-        if (error == E_CertSearchBound || (!error && root))
+    const path_node *farthest = s->path; /* the refusal's place above the leaf */
+    while (s->query->path_len) {
+        path_node *top = s->top;
+        b32 found = path_next_issuer(s, top);
+        err error = found ? path_check_issuer(s, top) : E_CertIssuerUnknown;
+        if (error == E_CertSearchBound || (!error && s->anchored))
             return error;
-        if (error && farthest <= s->depth && (found || !top->any_issuer)) {
+        if (error && farthest <= top && (found || !top->any_issuer)) {
             refusal = error;
-            farthest = s->depth + 1;
+            farthest = top + 1;
         }
         top->any_issuer |= found;
-        s->depth -= !found;
         if (!error)
-            path_begin(&s->path[++s->depth], top->next_sent - 1);
+            path_push(s, top + 1, top->next_sent - 1);
+        if (!found && --s->query->path_len)
+            s->top--;
     }
     return refusal;
 }
 
-/* Is the host one of the certificate's names: an address, or else a DNS name? */
-static err cert_check_host(const certificate *c, str host, str ip)
+/* Is the host, an address or a DNS name, one of the certificate's names? */
+static err cert_check_host(const certificate *c, const general_name *host)
 {
     b32 found = 0;
     reader r = reader_of(c->names);
     while (reader_left(&r)) {
-        u8 form = name_form(&r);
-        str name = name_next(&r, 0);
-        if (ip.len)
-            found |= form == NAME_IP && str_eq(name, ip);
-        else
-            found |= form == NAME_DNS && dns_covers(name, host);
+        general_name name;
+        name_next(&r, 0, &name);
+        if (name.form == host->form)
+            found |= name.form == NAME_IP ? str_eq(name.value, host->value)
+                                          : dns_covers(name.value, host->value);
     }
     return r.error ? r.error : found ? E_None : E_CertNameMismatch;
 }
@@ -4454,14 +4434,14 @@ static err cert_check_host(const certificate *c, str host, str ip)
 static err cert_check_leaf(const certificate *c, str host, i64 now)
 {
     address a;
-    str ip = {a.ip, 0};
+    general_name name = {NAME_DNS, host};
     if (!address_of(host, &a))
-        ip.len = a.v6 ? 16 : 4;
+        name = (general_name){NAME_IP, {a.ip, a.v6 ? 16 : 4}};
     else if (!host_valid(host))
         return E_CertHostName;
     err error = cert_check(c, now, 0);
     if (!error)
-        error = cert_check_host(c, host, ip);
+        error = cert_check_host(c, &name);
     if (error || c->ca)
         return error;
     if (c->constraints.len)
@@ -4469,45 +4449,30 @@ static err cert_check_leaf(const certificate *c, str host, i64 now)
     return c->usage != USAGE_ABSENT && c->usage & USAGE_CERT_SIGN ? E_CertKeyUsage : E_None;
 }
 
-/* How a path was found, for those who want to know. */
-typedef struct {
-    iz path[PATH_CERTS]; /* indexes of those sent, the leaf's 0 first */
-    iz path_len;         /* 0 if none was found */
-    pem_entry root;      /* in the bundle; pem_decode gives its DER */
-    iz checks;           /* signatures checked */
-} x509_report;
-
-/* Checks a server's certificates, in DER, the leaf first and the others in any order, for a host (a
- * DNS name without final dot; or an address, IPv6 with or without brackets) at the time now (Unix
- * seconds), against the roots of a bundle (PEM). On success *leaf is the leaf's key, in slices of
- * certs[0]: the server has still to prove by a signature that it holds it (sig_of_scheme,
- * key_verify). Errors: E_Cert...; for keys that section 6 refuses, its own. */
-static err x509_verify(const str *certs, iz count, str host, i64 now, str bundle, public_key *leaf,
-                       x509_report *report)
+/* Checks a server's certificates, in DER, the leaf first and the others in any order, as the query
+ * asks. On success the query's leaf is a key of which the server has still to prove by a signature
+ * that it holds it (sig_of_scheme, key_verify). Errors: E_Cert...; for keys that section 6 refuses,
+ * its own. */
+static err x509_verify(x509_query *q, const str *certs, iz count)
 {
     path_search s;
-    *report = (x509_report){.path_len = 0};
+    q->path_len = q->checks = 0;
     if (count < 1)
         return E_CertMalformed;
+    s.query = q;
     s.certs = certs;
     s.count = count;
-    s.now = now;
-    s.bundle = bundle;
-    s.checks = s.name_checks = s.depth = 0;
-    path_begin(s.path, 0);
+    s.name_checks = 0;
+    path_push(&s, s.path, 0);
     cert_decode(&s.path[0].cert, certs[0]);
-    err error = cert_check_leaf(&s.path[0].cert, host, now);
+    err error = cert_check_leaf(&s.path[0].cert, q->host, q->now);
     if (!error)
         error = path_find(&s);
-    report->checks = s.checks;
     if (error)
-        return error;
-    *leaf = s.path[0].cert.key;
-    report->root = s.root_entry;
-    report->path_len = s.depth + 1;
-    for (iz i = 0; i <= s.depth; i++)
-        report->path[i] = s.path[i].index;
-    return E_None;
+        q->path_len = 0;
+    else
+        q->leaf = s.path[0].cert.key;
+    return error;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -4571,6 +4536,7 @@ enum { ALERT_HANDSHAKE_FAILURE = 40, ALERT_UNSUPPORTED_EXTENSION = 110 };
 enum { ALERT_NONE = 255 }; /* not one of them: the server has closed, or has itself sent an alert */
 
 enum { TLS_LEGACY_VERSION = 0x0303, TLS_VERSION = 0x0304 };
+enum { TLS_AES_128_GCM_SHA256 = 0x1301 };
 enum { TLS_X25519 = 0x001d, TLS_SECP256R1 = 0x0017 };
 
 typedef enum {
@@ -4624,11 +4590,9 @@ typedef struct {
 
     /* from the caller */
     b32 aes, named; /* named: server_name was sent */
-    str host, bundle;
-    i64 now;
 
     /* from the extensions of one message; slices of it */
-    u32 had; /* bits: which of tls_known came */
+    u64 had; /* bits, by type: which of tls_known came */
     u16 share_group;
     str share, cookie;
 
@@ -4637,12 +4601,11 @@ typedef struct {
     hash transcript[2];  /* by hash_id; both run until the suite is known */
     u8 digest[HASH_MAX]; /* of the transcript, when it was last asked for */
 
-    /* the secrets: wiped together, from the first of them to `leaf` */
+    /* the secrets: wiped together, from the first of them to `query` */
     tls_entropy entropy; /* from the caller */
     u8 secret[HASH_MAX]; /* of RFC 8446 section 7.1: early, then handshake, then master */
     tls_keys receive, send;
-    public_key leaf; /* slices of the Certificate message */
-    x509_report report;
+    x509_query query; /* its leaf: slices of the Certificate message */
 
     /* buffers; not cleared at the start, so that only what is used is touched */
     u8 out[TLS_OUT_MAX];
@@ -4656,7 +4619,7 @@ static void tls_send_alert(tls *t, u8 alert);
 
 static void tls_forget_keys(tls *t)
 {
-    wipe(&t->entropy, (iz)(__builtin_offsetof(tls, leaf) - __builtin_offsetof(tls, entropy)));
+    wipe(&t->entropy, (iz)(__builtin_offsetof(tls, query) - __builtin_offsetof(tls, entropy)));
 }
 
 /* The first error ends the connection; later ones change nothing. Error and alert come as one
@@ -4678,12 +4641,12 @@ static inline __attribute__((always_inline)) void tls_fail(tls *t, err error, u8
     tls_end_with(t, (u32)error << 8 | alert);
 }
 
-/* Whether the connection is still sound: it fails here unless `truth` holds. */
+/* Fails the connection unless `truth` holds, which it gives back. */
 static inline __attribute__((always_inline)) b32 tls_require(tls *t, b32 truth, err error, u8 alert)
 {
     if (!truth)
         tls_fail(t, error, alert);
-    return !t->error;
+    return truth;
 }
 
 /* The same for what must be legal where it stands, and for what may come at this point at all. */
@@ -4744,10 +4707,11 @@ static const u8 *tls_enter(tls *t, iz width, iz least)
     return end;
 }
 
-/* All must have been read up to here. */
+/* All must have been read up to here. Whether the connection is still sound. */
 static b32 tls_whole(tls *t)
 {
-    return tls_require(t, !reader_left(&t->r), E_TlsMessageForm, ALERT_DECODE_ERROR);
+    tls_require(t, !reader_left(&t->r), E_TlsMessageForm, ALERT_DECODE_ERROR);
+    return !t->error;
 }
 
 static void tls_leave(tls *t, const u8 *end)
@@ -4792,24 +4756,26 @@ static void tls_content(tls *t)
 
 static void tls_send(tls *t, u8 type)
 {
-    u8 *body = t->w.buf, *header = body - 5;
+    u8 *body = t->w.buf, outer = type;
     iz n = t->w.len;
     if (t->w.error) {
         tls_fail(t, t->w.error, ALERT_INTERNAL_ERROR);
         return;
     }
-    t->w = writer_of(header, 5);
-    put_byte(&t->w, t->send.on ? TLS_APPLICATION_DATA : type);
-    put_be(&t->w, TLS_LEGACY_VERSION, 2);
-    put_be(&t->w, (u64)(t->send.on ? n + 1 + AEAD_TAG : n), 2);
     if (t->send.on) {
         body[n++] = type;
-        aead_seal(&t->send.key, tls_nonce(&t->send), written(&t->w), body, n, body + n);
         n += AEAD_TAG;
+        outer = TLS_APPLICATION_DATA;
+    }
+    t->w = writer_of(body - 5, 5);
+    put_be(&t->w, (u64)outer << 32 | (u64)TLS_LEGACY_VERSION << 16 | (u64)n, 5);
+    t->out_len += 5 + n;
+    if (t->send.on) {
+        n -= AEAD_TAG;
+        aead_seal(&t->send.key, tls_nonce(&t->send), written(&t->w), body, n, body + n);
         if (++t->send.sequence == TLS_RECORDS)
             t->update_owed = 1;
     }
-    t->out_len += 5 + n;
 }
 
 static void tls_send_alert(tls *t, u8 alert)
@@ -4827,8 +4793,9 @@ static str tls_secret(const tls *t, const u8 *secret)
     return (str){secret, hash_size(t->hash)};
 }
 
-/* The transcript is a running hash over all handshake messages. */
-static void tls_transcribe(tls *t, str message)
+/* The transcript is a running hash over all handshake messages. Not inlined: to find the hash in
+ * its array takes more code than the call. */
+static __attribute__((noinline)) void tls_transcribe(tls *t, str message)
 {
     hash_add(&t->transcript[t->hash], message);
 }
@@ -4840,73 +4807,69 @@ static void tls_digest(tls *t)
     hash_end(&fork, t->digest);
 }
 
-/* HKDF-Expand-Label. */
-static void tls_expand(const tls *t, const u8 *secret, const char *label, str context, u8 *out,
-                       iz n)
+/* HKDF-Expand-Label: n bytes at out, which may lie over the secret. The context is t->digest if
+ * that is asked for, else empty. */
+static void tls_expand(const tls *t, const u8 *secret, const char *label, b32 digest, u8 *out, iz n)
 {
+    str context = digest ? tls_secret(t, t->digest) : S("");
     hkdf_expand_label(t->hash, tls_secret(t, secret), str_of_array(label, LABEL_MAX), context, out,
                       n);
 }
 
-/* From the current secret, with t->digest. */
-static void tls_expand_digest(const tls *t, const char *label, u8 out[HASH_MAX])
+/* Derive-Secret of the current secret, with t->digest. */
+static void tls_derive(const tls *t, const char *label, u8 out[HASH_MAX])
 {
-    tls_expand(t, t->secret, label, tls_secret(t, t->digest), out, hash_size(t->hash));
+    tls_expand(t, t->secret, label, 1, out, hash_size(t->hash));
 }
 
-/* Derive-Secret of the current secret and the transcript so far. */
-static void tls_derive(tls *t, const char *label, u8 out[HASH_MAX])
+/* The early secret: of the PSK in t->secret, which is zeros where there is none. */
+static void tls_schedule_start(tls *t)
 {
-    tls_digest(t);
-    tls_expand_digest(t, label, out);
-}
-
-/* The early secret: of a PSK, or of zeros as long as a hash where there is none. */
-static void tls_schedule_start(tls *t, const u8 psk[HASH_MAX])
-{
-    hkdf_extract(t->hash, S(""), tls_secret(t, psk), t->secret);
+    hkdf_extract(t->hash, S(""), tls_secret(t, t->secret), t->secret);
 }
 
 /* From early to handshake secret, with the shared secret; from there to the master secret, with
- * zeros. */
+ * zeros. Then t->digest is that of the transcript again. */
 static void tls_schedule_next(tls *t, str input)
 {
-    u8 salt[HASH_MAX];
     hash_of(t->hash, S(""), t->digest);
-    tls_expand_digest(t, "derived", salt);
-    hkdf_extract(t->hash, tls_secret(t, salt), input, t->secret);
-    wipe(salt, HASH_MAX);
+    tls_derive(t, "derived", t->secret);
+    hkdf_extract(t->hash, tls_secret(t, t->secret), input, t->secret);
+    tls_digest(t);
 }
 
-/* Traffic keys of a new secret: section 7.3. The secret is wiped where it came from. */
-static void tls_set_keys(const tls *t, tls_keys *k, u8 secret[HASH_MAX])
+/* Traffic keys of k->secret: section 7.3. */
+static void tls_set_keys(const tls *t, tls_keys *k)
 {
     u8 key[32];
-    copy(k->secret, secret, HASH_MAX);
-    wipe(secret, HASH_MAX);
-    tls_expand(t, k->secret, "key", S(""), key, aead_key_size(t->cipher));
-    tls_expand(t, k->secret, "iv", S(""), k->iv, AEAD_NONCE);
+    tls_expand(t, k->secret, "key", 0, key, aead_key_size(t->cipher));
+    tls_expand(t, k->secret, "iv", 0, k->iv, AEAD_NONCE);
     aead_init(&k->key, t->cipher, key);
     wipe(key, 32);
     k->sequence = 0;
     k->on = 1;
 }
 
+/* Those of the current secret, with t->digest. */
+static void tls_derive_keys(const tls *t, tls_keys *k, const char *label)
+{
+    tls_derive(t, label, k->secret);
+    tls_set_keys(t, k);
+}
+
 /* The next generation of a direction's keys: section 7.2. */
 static void tls_next_keys(const tls *t, tls_keys *k)
 {
-    u8 secret[HASH_MAX];
-    tls_expand(t, k->secret, "traffic upd", S(""), secret, hash_size(t->hash));
-    tls_set_keys(t, k, secret);
+    tls_expand(t, k->secret, "traffic upd", 0, k->secret, hash_size(t->hash));
+    tls_set_keys(t, k);
 }
 
-/* verify_data of the side whose keys these are, over t->digest: section 4.4.4. */
+/* verify_data of the side whose keys these are, over t->digest: section 4.4.4. Its key lies at out
+ * before it. */
 static void tls_verify_data(const tls *t, const tls_keys *k, u8 out[HASH_MAX])
 {
-    u8 key[HASH_MAX];
-    tls_expand(t, k->secret, "finished", S(""), key, hash_size(t->hash));
-    hmac(t->hash, tls_secret(t, key), tls_secret(t, t->digest), out);
-    wipe(key, HASH_MAX);
+    tls_expand(t, k->secret, "finished", 0, out, hash_size(t->hash));
+    hmac(t->hash, tls_secret(t, out), tls_secret(t, t->digest), out);
 }
 
 /* ---- ClientHello: RFC 8446 section 4.1.2 ---- */
@@ -4924,20 +4887,11 @@ static const char tls_fixed_extensions[] =
     "\0\x2b\0\x03\x02\x03\x04"       /* supported_versions: TLS 1.3 */
     "\0\x2d\0\x02\x01\x01";          /* psk_key_exchange_modes: psk_dhe_ke, for tickets */
 
-/* An extension of one vector, or of one that holds a single item of the kind `kind` (of `width`
- * bytes) and a vector. */
-static void tls_put_extension(tls *t, u32 type, u32 kind, iz width, str value)
+/* A vector behind its length, which has `width` bytes. */
+static void tls_put_vector(writer *w, iz width, str s)
 {
-    writer *w = &t->w;
-    put_be(w, type, 2);
-    if (width) {
-        put_be(w, (u64)(value.len + 4 + width), 2);
-        put_be(w, (u64)(value.len + 2 + width), 2);
-    } else
-        put_be(w, (u64)value.len + 2, 2);
-    put_be(w, kind, width);
-    put_be(w, (u64)value.len, 2);
-    put(w, value);
+    put_be(w, (u64)s.len, width);
+    put(w, s);
 }
 
 /* Puts the number of bytes from `start` on into the two before it. */
@@ -4954,26 +4908,32 @@ static void tls_client_hello(tls *t)
 {
     tls_content(t);
     writer *w = &t->w;
+    b32 x = t->group == TLS_X25519;
     u8 share[65];
-    str key = {share, t->group == TLS_X25519 ? 32 : 65};
     w->cap -= w->cap < TLS_OUT_RESERVE ? w->cap : TLS_OUT_RESERVE;
-    if (t->group == TLS_X25519)
+    if (x)
         x25519_public(share, t->entropy.x25519_secret);
     else
         w->error = p256_public(share, t->entropy.p256_secret);
     put(w, S("\1\0\0\0\3\3"));
     put(w, (str){t->entropy.random, 32});
-    put_byte(w, 32);
-    put(w, (str){t->entropy.session_id, 32});
-    put(w, t->aes ? S("\0\6\x13\x01\x13\x03\x13\x02") : S("\0\2\x13\x03"));
-    put(w, S("\1\0\0\0")); /* null compression */
+    tls_put_vector(w, 1, (str){t->entropy.session_id, 32});
+    /* suites, null compression, and the length of the extensions */
+    put(w, t->aes ? S("\0\6\x13\x01\x13\x03\x13\x02\1\0\0\0") : S("\0\2\x13\x03\1\0\0\0"));
     iz start = w->len;
-    if (t->named)
-        tls_put_extension(t, EXT_SERVER_NAME, 0 /* host_name */, 1, t->host);
+    if (t->named) { /* a list of one name, of type host_name, 0 */
+        u64 n = (u64)t->query.host.len;
+        put_be(w, (u64)EXT_SERVER_NAME << 32 | (n + 5) << 16 | (n + 3), 6);
+        tls_put_vector(w, 3, t->query.host);
+    }
     put(w, (str){(const u8 *)tls_fixed_extensions, (iz)sizeof tls_fixed_extensions - 1});
-    if (t->cookie.len)
-        tls_put_extension(t, EXT_COOKIE, 0, 0, t->cookie);
-    tls_put_extension(t, EXT_KEY_SHARE, t->group, 2, key);
+    if (t->cookie.len) {
+        put_be(w, (u64)EXT_COOKIE << 16 | (u64)(t->cookie.len + 2), 4);
+        tls_put_vector(w, 2, t->cookie);
+    }
+    /* key_share: a list of one group and its share */
+    put(w, str_of(x ? "\0\x33\0\x26\0\x24\0\x1d" : "\0\x33\0\x47\0\x45\0\x17", 8));
+    tls_put_vector(w, 2, (str){share, x ? 32 : 65});
     if (!w->error) {
         tls_put_length(w, start);
         tls_put_length(w, 4);
@@ -5004,7 +4964,12 @@ static const struct {
     {EXT_SIGNATURE_ALGORITHMS_CERT, 0, IN_REQUEST},
     {EXT_KEY_SHARE, 1, IN_HELLO | IN_RETRY},
 };
-enum { HAD_SIGNATURE_ALGORITHMS = 1 << 2, HAD_KEY_SHARE = 1 << 9 }; /* bits of t->had */
+
+/* Whether that extension came in the block that was read last. */
+static b32 tls_had(const tls *t, u32 type)
+{
+    return t->had >> type & 1;
+}
 
 /* Known but misplaced: illegal_parameter. Not asked for: unsupported_extension. What is not known
  * is passed over in the messages that ask (sections 4.3.2 and 4.6.1). */
@@ -5016,7 +4981,7 @@ static void tls_check_extension(tls *t, u32 type, u8 place)
             good = asks || (tls_known[i].sent && (type || t->named)); /* server_name is type 0 */
             if (good)
                 tls_legal(t, tls_known[i].places & place, E_TlsExtensionPlace);
-            t->had |= 1u << i;
+            t->had |= (u64)1 << type;
         }
     tls_require(t, good, E_TlsExtensionUnasked, ALERT_UNSUPPORTED_EXTENSION);
 }
@@ -5025,43 +4990,28 @@ static void tls_check_extension(tls *t, u32 type, u8 place)
  * form: items of two bytes, at least one. */
 static void tls_extension(tls *t, u32 type, u8 place)
 {
-    const u8 *end;
-    b32 good;
-    switch (type) {
-    case EXT_SERVER_NAME: /* empty */
-        break;
-    case EXT_SUPPORTED_GROUPS:
-    case EXT_SIGNATURE_ALGORITHMS:
-    case EXT_SIGNATURE_ALGORITHMS_CERT:
-        good = tls_bytes(t, 2, 2).len % 2 == 0;
-        tls_require(t, good, E_TlsMessageForm, ALERT_DECODE_ERROR);
-        break;
-    case EXT_ALPN:
-        end = tls_enter(t, 2, 2);
-        good = str_eq(tls_bytes(t, 1, 1), S("http/1.1"));
+    if (type == EXT_SUPPORTED_GROUPS || type == EXT_SIGNATURE_ALGORITHMS ||
+        type == EXT_SIGNATURE_ALGORITHMS_CERT) {
+        b32 even = tls_bytes(t, 2, 2).len % 2 == 0;
+        tls_require(t, even, E_TlsMessageForm, ALERT_DECODE_ERROR);
+    } else if (type == EXT_ALPN) {
+        const u8 *end = tls_enter(t, 2, 2);
+        b32 good = str_eq(tls_bytes(t, 1, 1), S("http/1.1"));
         tls_leave(t, end);
         if (tls_whole(t))
             tls_legal(t, good, E_TlsAlpn);
-        break;
-    case EXT_EARLY_DATA:
+    } else if (type == EXT_EARLY_DATA)
         tls_number(t, 4);
-        break;
-    case EXT_SUPPORTED_VERSIONS:
-        good = tls_number(t, 2) == TLS_VERSION;
-        tls_legal(t, good, E_TlsHelloVersion);
-        break;
-    case EXT_COOKIE:
+    else if (type == EXT_SUPPORTED_VERSIONS)
+        tls_legal(t, tls_number(t, 2) == TLS_VERSION, E_TlsHelloVersion);
+    else if (type == EXT_COOKIE)
         t->cookie = tls_bytes(t, 2, 1);
-        break;
-    case EXT_KEY_SHARE:
+    else if (type == EXT_KEY_SHARE) {
         t->share_group = (u16)tls_number(t, 2);
         if (place == IN_HELLO)
             t->share = tls_bytes(t, 2, 1);
-        break;
-    default:
+    } else if (type != EXT_SERVER_NAME) /* which is empty */
         t->r.at = t->r.end;
-    }
-    tls_whole(t);
 }
 
 /* A block of extensions, each checked for its place and for being the only one. */
@@ -5101,66 +5051,54 @@ static const char tls_retry_random[] =
 static void tls_check_current(tls *t, str random)
 {
     reader extensions = t->r;
+    b32 current = 0;
     if (reader_left(&t->r))
         tls_enter(t, 2, 0);
     b32 framed = t->r.end == extensions.end;
     tls_require(t, framed, E_TlsMessageForm, ALERT_DECODE_ERROR);
-    while (!t->error && reader_left(&t->r)) {
-        u32 type = tls_number(t, 2);
+    while (!current && !t->error && reader_left(&t->r)) {
+        current = tls_number(t, 2) == EXT_SUPPORTED_VERSIONS;
         tls_bytes(t, 2, 0);
-        if (type == EXT_SUPPORTED_VERSIONS && !t->error) {
-            t->r = extensions;
-            return;
-        }
     }
-    if (t->error)
+    if (current)
+        t->r = extensions;
+    if (current || t->error)
         return;
     b32 marked = str_eq(str_span(random, 24, 31), S("DOWNGRD")) && random.ptr[31] <= 1;
     tls_legal(t, !marked, E_TlsDowngrade);
     tls_fail(t, E_TlsVersion, ALERT_PROTOCOL_VERSION);
 }
 
-static void tls_choose_suite(tls *t, u32 suite)
+/* The suites are numbered in the order of aead_id. Again it must be the one of the retry. */
+static b32 tls_choose_suite(tls *t, u32 suite)
 {
-    static const struct {
-        u16 suite;
-        u8 hash, cipher;
-    } suites[] = {
-        {0x1301, SHA256, AES_128_GCM},
-        {0x1302, SHA384, AES_256_GCM},
-        {0x1303, SHA256, CHACHA20_POLY1305},
-    };
-    for (iz i = 0; i < countof(suites); i++)
-        if (suites[i].suite == suite && (t->aes || suites[i].cipher == CHACHA20_POLY1305) &&
-            (!t->retried || t->suite == suite)) {
-            t->suite = suites[i].suite;
-            t->hash = (hash_id)suites[i].hash;
-            t->cipher = (aead_id)suites[i].cipher;
-            return;
-        }
-    tls_legal(t, 0, E_TlsSuite);
+    u32 cipher = suite - TLS_AES_128_GCM_SHA256;
+    b32 good = cipher <= CHACHA20_POLY1305 && (t->aes || cipher == CHACHA20_POLY1305) &&
+               (!t->retried || t->suite == suite);
+    t->suite = (u16)suite;
+    t->cipher = (aead_id)cipher;
+    t->hash = cipher == AES_256_GCM ? SHA384 : SHA256;
+    return tls_legal(t, good, E_TlsSuite);
 }
 
 /* In the transcript the first ClientHello is replaced by its hash: section 4.4.1. */
 static void tls_restart_transcript(tls *t, str retry_request)
 {
-    hash *transcript = &t->transcript[t->hash];
     u8 head[4] = {TLS_MESSAGE_HASH, 0, 0, (u8)hash_size(t->hash)};
-    hash_end(transcript, t->digest);
-    hash_init(transcript, t->hash);
-    hash_add(transcript, (str){head, 4});
-    hash_add(transcript, tls_secret(t, t->digest));
-    hash_add(transcript, retry_request);
+    hash_end(&t->transcript[t->hash], t->digest);
+    hash_init(&t->transcript[t->hash], t->hash);
+    tls_transcribe(t, (str){head, 4});
+    tls_transcribe(t, tls_secret(t, t->digest));
+    tls_transcribe(t, retry_request);
 }
 
 /* A HelloRetryRequest must ask for something new: the other group, a cookie to be returned. */
 static void tls_retry(tls *t, str message)
 {
-    b32 key_share = (t->had & HAD_KEY_SHARE) != 0;
+    b32 key_share = tls_had(t, EXT_KEY_SHARE);
     b32 other = !key_share || t->share_group == TLS_SECP256R1;
-    tls_legal(t, other, E_TlsGroup);
-    tls_legal(t, key_share || t->cookie.len, E_TlsRetry);
-    if (t->error)
+    if (!tls_legal(t, other, E_TlsGroup) ||
+        !tls_legal(t, key_share || t->cookie.len, E_TlsRetry))
         return;
     tls_restart_transcript(t, message);
     t->retried = 1;
@@ -5175,20 +5113,19 @@ static void tls_agree(tls *t, str message)
 {
     b32 x = t->group == TLS_X25519;
     b32 fits = t->share_group == t->group && t->share.len == (x ? 32 : 65);
-    u8 shared[32], secret[HASH_MAX] = {0};
-    tls_require(t, t->had & HAD_KEY_SHARE, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION);
-    if (!tls_legal(t, fits, E_TlsGroup))
+    u8 shared[32];
+    b32 had = tls_had(t, EXT_KEY_SHARE);
+    if (!tls_require(t, had, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION) ||
+        !tls_legal(t, fits, E_TlsGroup))
         return;
     err error = x ? x25519(shared, t->entropy.x25519_secret, t->share.ptr)
                   : p256_ecdh(shared, t->entropy.p256_secret, t->share);
     if (tls_legal(t, !error, error)) {
         tls_transcribe(t, message);
-        tls_schedule_start(t, secret);
+        tls_schedule_start(t);
         tls_schedule_next(t, (str){shared, 32});
-        tls_derive(t, "c hs traffic", secret);
-        tls_set_keys(t, &t->send, secret);
-        tls_derive(t, "s hs traffic", secret);
-        tls_set_keys(t, &t->receive, secret);
+        tls_derive_keys(t, &t->send, "c hs traffic");
+        tls_derive_keys(t, &t->receive, "s hs traffic");
         wipe(&t->entropy, (iz)sizeof t->entropy);
     }
     wipe(shared, 32);
@@ -5205,10 +5142,10 @@ static void tls_server_hello(tls *t, str message)
     if (t->error)
         return;
     b32 retry = str_eq(random, (str){(const u8 *)tls_retry_random, 32});
-    tls_expected(t, !retry || !t->retried, E_TlsRetry);
-    tls_legal(t, version == TLS_LEGACY_VERSION, E_TlsHelloVersion);
-    tls_legal(t, echoed, E_TlsHelloEcho);
-    tls_choose_suite(t, suite);
+    if (!tls_expected(t, !retry || !t->retried, E_TlsRetry) ||
+        !tls_legal(t, version == TLS_LEGACY_VERSION, E_TlsHelloVersion) ||
+        !tls_legal(t, echoed, E_TlsHelloEcho) || !tls_choose_suite(t, suite))
+        return;
     tls_extensions(t, retry ? IN_RETRY : IN_HELLO, 0);
     if (!tls_whole(t))
         return;
@@ -5232,7 +5169,7 @@ static void tls_certificate_request(tls *t)
 {
     tls_check_context(t);
     tls_extensions(t, IN_REQUEST, 2);
-    b32 schemes = (t->had & HAD_SIGNATURE_ALGORITHMS) != 0;
+    b32 schemes = tls_had(t, EXT_SIGNATURE_ALGORITHMS);
     tls_require(t, schemes, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION);
     t->certificate_requested = 1;
 }
@@ -5262,7 +5199,7 @@ static void tls_certificate(tls *t)
     tls_leave(t, end);
     if (!tls_whole(t))
         return;
-    err error = x509_verify(certs, count, t->host, t->now, t->bundle, &t->leaf, &t->report);
+    err error = x509_verify(&t->query, certs, count);
     tls_require(t, !error, error, tls_certificate_alert(error));
     t->kept = t->message_len;
 }
@@ -5289,11 +5226,11 @@ static void tls_certificate_verify(tls *t)
     str signature = tls_bytes(t, 2, 0);
     if (!tls_whole(t))
         return;
-    err error = sig_of_scheme(scheme, &t->leaf, &id);
-    tls_require(t, error != E_CertKeyUsage, error, ALERT_BAD_CERTIFICATE);
-    if (!tls_legal(t, !error, E_TlsScheme))
+    err error = sig_of_scheme(scheme, &t->query.leaf, &id);
+    if (!tls_require(t, error != E_CertKeyUsage, error, ALERT_BAD_CERTIFICATE) ||
+        !tls_legal(t, !error, E_TlsScheme))
         return;
-    error = key_verify(&t->leaf, id, tls_signed_content(t, buffer), signature);
+    error = key_verify(&t->query.leaf, id, tls_signed_content(t, buffer), signature);
     tls_require(t, !error, E_TlsCertificateVerify, ALERT_DECRYPT_ERROR);
     t->kept = 0;
 }
@@ -5318,7 +5255,7 @@ static void tls_send_flight(tls *t)
 /* t->digest: of the transcript before this message, which by now holds it. */
 static void tls_finished(tls *t)
 {
-    u8 theirs[HASH_MAX], client[HASH_MAX] = {0}, server[HASH_MAX];
+    u8 theirs[HASH_MAX], client[HASH_MAX] = {0};
     str data = tls_take(t, hash_size(t->hash));
     if (!tls_whole(t))
         return;
@@ -5328,11 +5265,12 @@ static void tls_finished(tls *t)
         return;
     tls_schedule_next(t, tls_secret(t, client));
     tls_derive(t, "c ap traffic", client);
-    tls_derive(t, "s ap traffic", server);
-    tls_set_keys(t, &t->receive, server);
+    tls_derive_keys(t, &t->receive, "s ap traffic");
     tls_send_flight(t);
-    tls_set_keys(t, &t->send, client);
-    wipe(t->secret, (iz)sizeof t->secret);
+    copy(t->send.secret, client, HASH_MAX);
+    tls_set_keys(t, &t->send);
+    wipe(client, HASH_MAX);
+    wipe(t->secret, HASH_MAX);
 }
 
 /* ---- after the handshake: RFC 8446 section 4.6 ---- */
@@ -5349,11 +5287,16 @@ static void tls_new_session_ticket(tls *t)
     tls_count(t, &t->tickets, TLS_TICKETS_MAX);
 }
 
+/* Whether the handshake is done, without an error since. */
+static b32 tls_ready(const tls *t)
+{
+    return t->state == TLS_CONNECTED || t->state == TLS_CLOSED;
+}
+
 /* Our own KeyUpdate, when one is owed and there is room for it. */
 static void tls_send_update(tls *t)
 {
-    if (!t->update_owed || t->state < TLS_CONNECTED || t->state == TLS_ENDED ||
-        TLS_OUT_MAX - t->out_len < TLS_OUT_RESERVE)
+    if (!t->update_owed || !tls_ready(t) || TLS_OUT_MAX - t->out_len < TLS_OUT_RESERVE)
         return;
     t->update_owed = 0;
     tls_content(t);
@@ -5374,66 +5317,61 @@ static void tls_key_update(tls *t)
 
 /* ---- handshake messages: RFC 8446 section 4 ---- */
 
-/* The edges of the state machine: which messages each state takes, one or either of two. */
-static const u8 tls_awaited[][2] = {
-    [TLS_WAIT_SERVER_HELLO] = {TLS_SERVER_HELLO, TLS_SERVER_HELLO},
-    [TLS_WAIT_ENCRYPTED_EXTENSIONS] = {TLS_ENCRYPTED_EXTENSIONS, TLS_ENCRYPTED_EXTENSIONS},
-    [TLS_WAIT_CERTIFICATE_OR_REQUEST] = {TLS_CERTIFICATE, TLS_CERTIFICATE_REQUEST},
-    [TLS_WAIT_CERTIFICATE] = {TLS_CERTIFICATE, TLS_CERTIFICATE},
-    [TLS_WAIT_CERTIFICATE_VERIFY] = {TLS_CERTIFICATE_VERIFY, TLS_CERTIFICATE_VERIFY},
-    [TLS_WAIT_FINISHED] = {TLS_FINISHED, TLS_FINISHED},
-    [TLS_CONNECTED] = {TLS_NEW_SESSION_TICKET, TLS_KEY_UPDATE},
+/* The edges of the state machine: the messages that each state takes, and the states after them. */
+static const struct {
+    u8 state, type, next;
+} tls_edges[] = {
+    {TLS_WAIT_SERVER_HELLO, TLS_SERVER_HELLO, TLS_WAIT_ENCRYPTED_EXTENSIONS},
+    {TLS_WAIT_ENCRYPTED_EXTENSIONS, TLS_ENCRYPTED_EXTENSIONS, TLS_WAIT_CERTIFICATE_OR_REQUEST},
+    {TLS_WAIT_CERTIFICATE_OR_REQUEST, TLS_CERTIFICATE_REQUEST, TLS_WAIT_CERTIFICATE},
+    {TLS_WAIT_CERTIFICATE_OR_REQUEST, TLS_CERTIFICATE, TLS_WAIT_CERTIFICATE_VERIFY},
+    {TLS_WAIT_CERTIFICATE, TLS_CERTIFICATE, TLS_WAIT_CERTIFICATE_VERIFY},
+    {TLS_WAIT_CERTIFICATE_VERIFY, TLS_CERTIFICATE_VERIFY, TLS_WAIT_FINISHED},
+    {TLS_WAIT_FINISHED, TLS_FINISHED, TLS_CONNECTED},
+    {TLS_CONNECTED, TLS_NEW_SESSION_TICKET, TLS_CONNECTED},
+    {TLS_CONNECTED, TLS_KEY_UPDATE, TLS_CONNECTED},
 };
+
+/* The state after a message of that type; TLS_ENDED if it is not due. */
+static tls_state tls_state_after(const tls *t, u8 type)
+{
+    for (iz i = 0; i < countof(tls_edges); i++)
+        if (tls_edges[i].state == t->state && tls_edges[i].type == type)
+            return (tls_state)tls_edges[i].next;
+    return TLS_ENDED;
+}
 
 /* One whole message. `last`: it ends with its record, as it must before a change of keys. The state
  * changes only here, after a message without fault. */
-static void tls_message(tls *t, str message, b32 last)
+static void tls_message(tls *t, str message, tls_state next, b32 last)
 {
     u8 type = message.ptr[0];
-    tls_state next = t->state;
     last |= type != TLS_SERVER_HELLO && type != TLS_FINISHED && type != TLS_KEY_UPDATE;
     if (!tls_expected(t, last, E_TlsKeyChange))
         return;
-    if (next != TLS_WAIT_SERVER_HELLO && next != TLS_CONNECTED) {
+    if (t->state != TLS_WAIT_SERVER_HELLO && t->state != TLS_CONNECTED) {
         tls_digest(t);
         tls_transcribe(t, message);
     }
     t->r = reader_of(str_from(message, 4));
-    switch (type) {
-    case TLS_SERVER_HELLO:
+    if (type == TLS_SERVER_HELLO) {
         tls_server_hello(t, message);
-        if (t->receive.on)
-            next = TLS_WAIT_ENCRYPTED_EXTENSIONS;
-        break;
-    case TLS_ENCRYPTED_EXTENSIONS:
+        if (!t->receive.on) /* after a HelloRetryRequest */
+            next = TLS_WAIT_SERVER_HELLO;
+    } else if (type == TLS_ENCRYPTED_EXTENSIONS)
         tls_extensions(t, IN_ENCRYPTED, 0);
-        next = TLS_WAIT_CERTIFICATE_OR_REQUEST;
-        break;
-    case TLS_CERTIFICATE_REQUEST:
+    else if (type == TLS_CERTIFICATE_REQUEST)
         tls_certificate_request(t);
-        next = TLS_WAIT_CERTIFICATE;
-        break;
-    case TLS_CERTIFICATE:
+    else if (type == TLS_CERTIFICATE)
         tls_certificate(t);
-        next = TLS_WAIT_CERTIFICATE_VERIFY;
-        break;
-    case TLS_CERTIFICATE_VERIFY:
+    else if (type == TLS_CERTIFICATE_VERIFY)
         tls_certificate_verify(t);
-        next = TLS_WAIT_FINISHED;
-        break;
-    case TLS_FINISHED:
+    else if (type == TLS_FINISHED)
         tls_finished(t);
-        next = TLS_CONNECTED;
-        break;
-    case TLS_NEW_SESSION_TICKET:
+    else if (type == TLS_NEW_SESSION_TICKET)
         tls_new_session_ticket(t);
-        break;
-    case TLS_KEY_UPDATE:
+    else
         tls_key_update(t);
-        break;
-    default:
-        invariant(0);
-    }
     if (tls_whole(t))
         t->state = next;
 }
@@ -5459,11 +5397,12 @@ static void tls_handshake(tls *t, str content)
         if (t->message_len < 4)
             return;
         size = tls_message_size(m);
-        b32 awaited = m[0] == tls_awaited[t->state][0] || m[0] == tls_awaited[t->state][1];
-        tls_expected(t, awaited, E_TlsMessageOrder);
-        tls_legal(t, size <= TLS_MESSAGE_MAX - t->kept, E_TlsMessageSize);
-        if (!t->error && t->message_len == size) {
-            tls_message(t, (str){m, size}, !content.len);
+        tls_state next = tls_state_after(t, m[0]);
+        if (!tls_expected(t, next != TLS_ENDED, E_TlsMessageOrder) ||
+            !tls_legal(t, size <= TLS_MESSAGE_MAX - t->kept, E_TlsMessageSize))
+            return;
+        if (t->message_len == size) {
+            tls_message(t, (str){m, size}, next, !content.len);
             t->message_len = 0;
         }
     }
@@ -5499,8 +5438,8 @@ static void tls_alert(tls *t, str content)
 
 static void tls_application_data(tls *t, str content)
 {
-    tls_expected(t, t->state == TLS_CONNECTED, E_TlsRecordType);
-    if (!tls_expected(t, !t->message_len, E_TlsInterleaved))
+    if (!tls_expected(t, t->state == TLS_CONNECTED, E_TlsRecordType) ||
+        !tls_expected(t, !t->message_len, E_TlsInterleaved))
         return;
     if (!content.len) {
         tls_count(t, &t->empty, TLS_EMPTY_MAX);
@@ -5515,24 +5454,26 @@ static void tls_application_data(tls *t, str content)
 static void tls_ccs(tls *t, str content)
 {
     b32 good = t->state != TLS_CONNECTED && str_eq(content, S("\1"));
-    tls_expected(t, good, E_TlsChangeCipherSpec);
-    tls_expected(t, !t->message_len, E_TlsInterleaved);
-    tls_count(t, &t->ccs, TLS_CCS_MAX);
+    if (tls_expected(t, good, E_TlsChangeCipherSpec) &&
+        tls_expected(t, !t->message_len, E_TlsInterleaved))
+        tls_count(t, &t->ccs, TLS_CCS_MAX);
 }
 
 /* Opens a protected record of n bytes behind its header; gives its content and type. */
 static str tls_open(tls *t, u8 *header, iz n, u8 *type)
 {
     str content = {header + 5, n - AEAD_TAG};
-    tls_require(t, t->receive.sequence < TLS_RECORDS, E_TlsRecordCount, ALERT_INTERNAL_ERROR);
-    if (!tls_require(t, content.len >= 0, E_AeadTag, ALERT_BAD_RECORD_MAC))
+    b32 young = t->receive.sequence < TLS_RECORDS;
+    if (!tls_require(t, young, E_TlsRecordCount, ALERT_INTERNAL_ERROR) ||
+        !tls_require(t, content.len >= 0, E_AeadTag, ALERT_BAD_RECORD_MAC))
         return content;
     err error = aead_open(&t->receive.key, tls_nonce(&t->receive), (str){header, 5}, header + 5,
                           content.len, header + n - AEAD_TAG + 5);
     t->receive.sequence++;
-    tls_require(t, !error, error, ALERT_BAD_RECORD_MAC);
     b32 fits = content.len <= TLS_PLAIN_MAX + 1;
-    tls_require(t, fits, E_TlsRecordLength, ALERT_RECORD_OVERFLOW);
+    if (!tls_require(t, !error, error, ALERT_BAD_RECORD_MAC) ||
+        !tls_require(t, fits, E_TlsRecordLength, ALERT_RECORD_OVERFLOW))
+        return content;
     while (content.len && !content.ptr[content.len - 1])
         content.len--;
     if (!tls_expected(t, content.len, E_TlsRecordEmpty))
@@ -5555,8 +5496,8 @@ static b32 tls_record(tls *t)
     b32 sealed = t->receive.on && type != TLS_CCS;
     b32 known = sealed ? type == TLS_APPLICATION_DATA : type >= TLS_CCS && type <= TLS_HANDSHAKE;
     b32 fits = n <= (sealed ? TLS_SEALED_MAX : TLS_PLAIN_MAX);
-    tls_expected(t, known, E_TlsRecordType);
-    if (!tls_require(t, fits, E_TlsRecordLength, ALERT_RECORD_OVERFLOW) || there < 5 + n)
+    if (!tls_expected(t, known, E_TlsRecordType) ||
+        !tls_require(t, fits, E_TlsRecordLength, ALERT_RECORD_OVERFLOW) || there < 5 + n)
         return 0;
     t->in_at += 5 + n;
     str content = sealed ? tls_open(t, header, n, &type) : (str){header + 5, n};
@@ -5597,9 +5538,9 @@ static void tls_work(tls *t)
 static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, b32 aes, str bundle)
 {
     wipe(t, (iz) __builtin_offsetof(tls, out));
-    t->host = host;
-    t->bundle = bundle;
-    t->now = now;
+    t->query.host = host;
+    t->query.bundle = bundle;
+    t->query.now = now;
     t->aes = aes;
     t->named = address_of(host, &(address){0}) != E_None;
     t->entropy = *entropy;
@@ -5659,12 +5600,6 @@ static void tls_consume(tls *t, iz n)
     wipe((u8 *)t->plain.ptr, n);
     t->plain = rest;
     tls_work(t);
-}
-
-/* Whether the handshake is done, without an error since. */
-static b32 tls_ready(const tls *t)
-{
-    return t->state == TLS_CONNECTED || t->state == TLS_CLOSED;
 }
 
 /* Whether the server has ended its data with close_notify, and all of that has been consumed. */

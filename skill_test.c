@@ -3988,11 +3988,10 @@ static int x509_row(const char *leaf, const char *chain, const char *roots, cons
     writer w = writer_of(pem, BUNDLE);
     for (iz i = 0; i < n; i++)
         pem_put(&w, anchors[i], 64, "\n");
-    public_key key;
-    x509_report report;
     str name = {(const u8 *)host, (iz)strcspn(host, " \n")};
-    x509_row_error = x509_verify(certs, count, name, atoll(when), written(&w), &key, &report);
-    x509_row_checks = report.checks;
+    x509_query q = {.host = name, .bundle = written(&w), .now = atoll(when)};
+    x509_row_error = x509_verify(&q, certs, count);
+    x509_row_checks = q.checks;
     for (iz i = 0; i < count; i++)
         free((void *)certs[i].ptr);
     for (iz i = 0; i < n; i++)
@@ -4413,7 +4412,8 @@ static void test_x509_constraints(void)
             put_hex(&w, "a000a100");
         put_name(&n, rows[i].name);
         reader r = reader_of(written(&n));
-        general_name name = {.form = name_form(&r), .value = name_next(&r, 0)};
+        general_name name;
+        name_next(&r, 0, &name);
         CHECK(!r.error);
         err got = constraint_check(&s, written(&w), &name);
         got = !permits && !excludes && got == E_Truncated ? E_DerMalformed : got;
@@ -4431,7 +4431,8 @@ static void test_x509_constraints(void)
         writer n = writer_of(one, countof(one));
         put_hex(&n, good_names[i]);
         reader r = reader_of(written(&n));
-        name_next(&r, 0);
+        general_name name;
+        name_next(&r, 0, &name);
         check_at(__FILE__, __LINE__, (!r.error && !reader_left(&r)), good_names[i]);
     }
     for (iz i = 0; i < countof(bad_names); i++) {
@@ -4439,7 +4440,8 @@ static void test_x509_constraints(void)
         writer n = writer_of(one, countof(one));
         put_hex(&n, bad_names[i]);
         reader r = reader_of(written(&n));
-        name_next(&r, 0);
+        general_name name;
+        name_next(&r, 0, &name);
         check_at(__FILE__, __LINE__, r.error != E_None, bad_names[i]);
     }
 }
@@ -4835,16 +4837,20 @@ static void test_x509_bundle(void)
             certificate want, got;
             cert_decode(&want, certs[i]);
             static path_search s;
-            static path_node top;
-            s.bundle = bundle;
-            top = (path_node){.next_root = 0};
-            top.cert.issuer = want.subject;
-            b32 found = path_next_root(&s, &top, &got);
+            static x509_query query;
+            static u8 room[CERT_ROOT_SIZE];
+            query.bundle = bundle;
+            s.query = &query;
+            s.path[0] = (path_node){.next_root = 0};
+            s.path[0].cert.issuer = want.subject;
+            b32 found = path_next_root(&s, s.path);
+            got = s.path[1].cert;
             CHECK(found && !got.error && str_eq(got.signed_part, want.signed_part));
-            CHECK(pem_is_for(&s.root_entry, want.subject) &&
-                  !pem_is_for(&s.root_entry, str_span(want.subject, 1, want.subject.len)));
+            str tail = str_from(want.subject, 1);
+            CHECK(pem_is_for(&query.root, want.subject, room) &&
+                  !pem_is_for(&query.root, tail, room));
             cert_decode(&want, certs[(i + 1) % 3]);
-            CHECK(!pem_is_for(&s.root_entry, want.subject));
+            CHECK(!pem_is_for(&query.root, want.subject, room));
         }
         /* every prefix, in a block of its own so that an overrun is seen */
         iz step = k < 3 ? 1 : 37;
@@ -5165,35 +5171,33 @@ static void x509_check_cases(const x509_pki *p)
 {
     for (iz i = 0; i < countof(x509_cases); i++) {
         str certs[16];
-        public_key key;
-        x509_report report;
         i64 now = time(0) + x509_cases[i].days * 86400LL;
         iz count = x509_files(p, x509_cases[i].certs, certs, 16);
         str bundle = x509_bundle(p, x509_cases[i].roots);
-        err got =
-            x509_verify(certs, count, unit_str(x509_cases[i].host), now, bundle, &key, &report);
+        x509_query q = {.host = unit_str(x509_cases[i].host), .bundle = bundle, .now = now};
+        err got = x509_verify(&q, certs, count);
         char what[160];
         snprintf(what, sizeof what, "%.89s under %.15s for %.23s", x509_cases[i].certs,
                  x509_cases[i].roots, x509_cases[i].host);
         check_row(__LINE__, x509_cases[i].want, got, what);
-        CHECK(report.checks <= PATH_CHECKS && (got == E_None) == (report.path_len > 0));
+        CHECK(q.checks <= PATH_CHECKS && (got == E_None) == (q.path_len > 0));
         check_at(__FILE__, __LINE__,
-                 x509_cases[i].checks < 0 || report.checks == x509_cases[i].checks, what);
-        b32 same = !*x509_cases[i].path || (iz)strlen(x509_cases[i].path) == report.path_len;
-        for (iz k = 0; *x509_cases[i].path && same && k < report.path_len; k++)
-            same = report.path[k] == x509_cases[i].path[k] - '0';
+                 x509_cases[i].checks < 0 || q.checks == x509_cases[i].checks, what);
+        b32 same = !*x509_cases[i].path || (iz)strlen(x509_cases[i].path) == q.path_len;
+        for (iz k = 0; *x509_cases[i].path && same && k < q.path_len; k++)
+            same = q.path[k] == x509_cases[i].path[k] - '0';
         check_at(__FILE__, __LINE__, same, what);
         if (!got) {
             u8 der[CERT_ROOT_SIZE];
             certificate root, last;
-            CHECK(pem_decode(&report.root, 0, report.root.size, der));
-            cert_decode(&root, (str){der, report.root.size});
-            cert_decode(&last, certs[report.path[report.path_len - 1]]);
+            CHECK(pem_decode(&q.root, 0, q.root.size, der));
+            cert_decode(&root, (str){der, q.root.size});
+            cert_decode(&last, certs[q.path[q.path_len - 1]]);
             CHECK(!root.error && str_eq(root.subject, last.issuer));
         }
         sig_id id;
         if (!got && !strncmp(what, "leaf-usage", 10))
-            CHECK(sig_of_scheme(0x0403, &key, &id) == E_CertKeyUsage);
+            CHECK(sig_of_scheme(0x0403, &q.leaf, &id) == E_CertKeyUsage);
         free((void *)bundle.ptr);
     }
 }
@@ -5201,9 +5205,9 @@ static void x509_check_cases(const x509_pki *p)
 /* Each byte of a certificate changed in turn, in the leaf and in the CA: always refused. */
 static void x509_check_mutations(const x509_pki *p)
 {
-    public_key key;
-    x509_report report;
     str certs[2], bundle = x509_bundle(p, "root");
+    x509_query q = {
+        .host = S("api.example.test"), .bundle = bundle, .now = time(0) + 86400};
     for (int which = 0; which < 2; which++) {
         x509_files(p, "leaf ica", certs, 2);
         str good = certs[which];
@@ -5212,8 +5216,7 @@ static void x509_check_mutations(const x509_pki *p)
             memcpy(bad, good.ptr, (size_t)good.len);
             bad[i] ^= (u8)(1 << i % 8);
             certs[which].ptr = bad;
-            CHECK(x509_verify(certs, 2, S("api.example.test"), time(0) + 86400, bundle, &key,
-                              &report));
+            CHECK(x509_verify(&q, certs, 2));
             free(bad);
         }
         certs[which] = good;
@@ -5221,8 +5224,7 @@ static void x509_check_mutations(const x509_pki *p)
             u8 *cut = malloc((size_t)i + 1);
             memcpy(cut, good.ptr, (size_t)i);
             certs[which] = (str){cut, i};
-            err got = x509_verify(certs, 2, S("api.example.test"), time(0) + 86400, bundle, &key,
-                                  &report);
+            err got = x509_verify(&q, certs, 2);
             CHECK(which ? got == E_CertIssuerUnknown : got == E_Truncated || got == E_DerMalformed);
             free(cut);
         }
@@ -5247,18 +5249,15 @@ static void x509_check_bound(const x509_pki *p)
         certs[i + 1] = (str){copies[i], ica.len};
     }
     certs[COUNT + 1] = x509_file(p, "ica");
-    public_key key;
-    x509_report report;
-    err got = x509_verify(certs, COUNT + 2, S("api.example.test"), time(0) + 86400, bundle, &key,
-                          &report);
+    x509_query q = {
+        .host = S("api.example.test"), .bundle = bundle, .now = time(0) + 86400};
+    err got = x509_verify(&q, certs, COUNT + 2);
     check_row(__LINE__, E_CertSearchBound, got, "100 false CAs");
-    CHECK(report.checks == PATH_CHECKS);
+    CHECK(q.checks == PATH_CHECKS);
     certs[1] = certs[COUNT + 1]; /* the good one early: found before the bound */
-    got = x509_verify(certs, COUNT + 2, S("api.example.test"), time(0) + 86400, bundle, &key,
-                      &report);
-    CHECK(!got && report.checks == 2);
-    CHECK(x509_verify(certs, 0, S("api.example.test"), 0, bundle, &key, &report) ==
-          E_CertMalformed);
+    got = x509_verify(&q, certs, COUNT + 2);
+    CHECK(!got && q.checks == 2);
+    CHECK(x509_verify(&q, certs, 0) == E_CertMalformed);
     free((void *)bundle.ptr);
 }
 
@@ -5422,10 +5421,11 @@ static void fuzz_der(const u8 *data, iz n)
             got = der_bits(&r, 7);
         if (kind == 5)
             der_flag(&r), der_time(&r);
-        if (kind == 6)
-            got = name_next(&r, 0);
-        if (kind == 7)
-            got = name_next(&r, 1);
+        general_name one = {0, got};
+        if (kind >= 6)
+            name_next(&r, kind == 7, &one);
+        if (kind >= 6)
+            got = one.value;
         fuzz_inside(got, all);
         fuzz_inside((str){r.at, r.end - r.at}, all);
     }
@@ -5444,7 +5444,8 @@ static void fuzz_der(const u8 *data, iz n)
     constraint_check(&s, all, &name);
     name = (general_name){NAME_DIRECTORY, S("\x30\0")};
     constraint_check(&s, all, &name);
-    cert_check_host(&c, S("www.example.com"), S(""));
+    name = (general_name){NAME_DNS, S("www.example.com")};
+    cert_check_host(&c, &name);
 }
 
 /* Certificates, each after its length in two bytes; the last is the root. */
@@ -5463,14 +5464,13 @@ static void fuzz_chain(const u8 *data, iz n)
         return;
     writer w = writer_of(pem, ROOM);
     pem_put(&w, certs[count - 1], 64, "\n");
-    public_key key;
-    x509_report report;
     str host = n & 1 ? S("example.com") : S("test.localhost");
-    err error = x509_verify(certs, count - 1, host, 1795410007, written(&w), &key, &report);
-    invariant(report.checks <= PATH_CHECKS);
-    invariant((error == E_None) == (report.path_len > 0));
-    for (iz i = 0; i < report.path_len; i++)
-        invariant(0 <= report.path[i] && report.path[i] < count - 1);
+    x509_query q = {.host = host, .bundle = written(&w), .now = 1795410007};
+    err error = x509_verify(&q, certs, count - 1);
+    invariant(q.checks <= PATH_CHECKS);
+    invariant((error == E_None) == (q.path_len > 0));
+    for (iz i = 0; i < q.path_len; i++)
+        invariant(0 <= q.path[i] && q.path[i] < count - 1);
 }
 
 static void fuzz_bundle(const u8 *data, iz n)
@@ -5478,21 +5478,21 @@ static void fuzz_bundle(const u8 *data, iz n)
     str bundle = {data, n};
     iz at = 0;
     pem_entry e;
-    static u8 out[1 << 16];
+    static u8 out[1 << 16], room[CERT_ROOT_SIZE];
     for (iz before = 0; pem_next(bundle, &at, &e); before = at) {
         invariant(before < at && at <= n && 0 < e.size && e.size < n);
-        pem_is_for(&e, S("\x30\x0c\x31\x0a\x30\x08\x06\x03\x55\x04\x03\x0c\1a"));
+        pem_is_for(&e, S("\x30\x0c\x31\x0a\x30\x08\x06\x03\x55\x04\x03\x0c\1a"), room);
         if (e.size < (iz)sizeof out)
             pem_decode(&e, 0, e.size, out);
     }
     static path_search s;
-    static path_node top;
-    certificate c;
-    s.bundle = bundle;
-    top = (path_node){.next_root = 0};
-    top.cert.issuer = S("\x30\x0c\x31\x0a\x30\x08\x06\x03\x55\x04\x03\x0c\1a");
-    while (path_next_root(&s, &top, &c))
-        invariant(str_eq(c.subject, top.cert.issuer));
+    static x509_query query;
+    query.bundle = bundle;
+    s.query = &query;
+    s.path[0] = (path_node){.next_root = 0};
+    s.path[0].cert.issuer = S("\x30\x0c\x31\x0a\x30\x08\x06\x03\x55\x04\x03\x0c\1a");
+    while (path_next_root(&s, s.path))
+        invariant(str_eq(s.path[1].cert.subject, s.path[0].cert.issuer));
 }
 
 /* ---- section 8: TLS ---- */
@@ -7608,12 +7608,10 @@ static void trace_start(tls *t, const char *const *hellos, iz count)
 static void trace_secrets(tls *t, const char *c, const char *c_hex, const char *s,
                           const char *s_hex, u8 ours[HASH_MAX])
 {
-    u8 server[HASH_MAX];
     tls_derive(t, c, ours);
-    tls_derive(t, s, server);
+    tls_derive_keys(t, &t->receive, s);
     CHECK(!c_hex || tlst_hex_is(ours, 32, c_hex));
-    CHECK(!s_hex || tlst_hex_is(server, 32, s_hex));
-    tls_set_keys(t, &t->receive, server);
+    CHECK(!s_hex || tlst_hex_is(t->receive.secret, 32, s_hex));
 }
 
 /* Opens a record of a trace. */
@@ -7665,7 +7663,7 @@ static void test_tls_rfc8448_simple(void)
         hex_bytes("c9828876112095fe66762bdbf7c672e156d6cc253b833df1dd69b1b04e751f0f").ptr));
     CHECK(tlst_hex_is(shared, 32,
                       "8bd4054fb55b9d63fdfbacf9f04b9f0d35e6d63f537563efd46272900f89492d"));
-    tls_schedule_start(t, (u8[HASH_MAX]){0});
+    tls_schedule_start(t);
     CHECK(tlst_hex_is(t->secret, 32,
                       "33ad0a1c607ec03b09e6cd9893680ce210adf300aa1f2660e1b22e10f170f92a"));
     tls_schedule_next(t, (str){shared, 32});
@@ -7674,7 +7672,8 @@ static void test_tls_rfc8448_simple(void)
     trace_secrets(
         t, "c hs traffic", "b3eddb126e067f35a780b3abf45e2d8f3b1a950738f52e9600746a0e27a55a21",
         "s hs traffic", "b67b7d690cc16c4e75e54213cb2d37b4e9c912bcded9105d42befd59d391ad38", ours);
-    tls_set_keys(t, &t->send, ours);
+    copy(t->send.secret, ours, HASH_MAX);
+    tls_set_keys(t, &t->send);
     /* the server's flight */
     str flight = trace_open(t, trace3_server_flight, buf, &type);
     CHECK(!t->error && type == TLS_HANDSHAKE && flight.len == 40 + 445 + 136 + 36);
@@ -7752,9 +7751,9 @@ static void test_tls_rfc8448_refused(void)
     tls *t = &the_client.t;
     for (int i = 0; i < 2; i++) {
         trace_start(t, hellos, 1);
-        t->host = S("server");
+        t->query.host = S("server");
         t->named = 1;
-        t->now = 1500000000; /* the certificate is of 2016 to 2026 */
+        t->query.now = 1500000000; /* the certificate is of 2016 to 2026 */
         t->state = i ? TLS_WAIT_CERTIFICATE_OR_REQUEST : TLS_WAIT_ENCRYPTED_EXTENSIONS;
         str message = hex_bytes(i ? trace3_certificate : trace3_encrypted_extensions);
         tls_handshake(t, message);
@@ -7788,14 +7787,15 @@ static void test_tls_rfc8448_retry(void)
     CHECK(!p256_ecdh(shared, secret.ptr, str_span(hex_bytes(trace5_server_hello), 52, 117)));
     CHECK(tlst_hex_is(shared, 32,
                       "c142ce13ca11b5c2233652e63ad3d97844f1621fbfb9de69d547dc8fedeabeb4"));
-    tls_schedule_start(t, (u8[HASH_MAX]){0});
+    tls_schedule_start(t);
     tls_schedule_next(t, (str){shared, 32});
     CHECK(tlst_hex_is(t->secret, 32,
                       "ce022e5e6e81e50736d773f2d3adfce8220d049bf510f0dbfac927ef4243b148"));
     trace_secrets(
         t, "c hs traffic", "158aa7ab8855073582b41d674b4055cabcc534728f659314861b4e08e2011566",
         "s hs traffic", "3403e781e2af7b6508da28574f6e95a1abf162de83a97927c37672a4a0cef8a1", ours);
-    tls_set_keys(t, &t->send, ours);
+    copy(t->send.secret, ours, HASH_MAX);
+    tls_set_keys(t, &t->send);
     str flight = trace_open(t, trace5_server_flight, buf, &type);
     CHECK(!t->error && type == TLS_HANDSHAKE && flight.len == 28 + 445 + 136 + 36);
     CHECK(str_eq(str_span(flight, 28, 473), hex_bytes(trace3_certificate)));
@@ -18161,18 +18161,18 @@ static void get_tell_tls(const tls *t)
     get_tell("TLS 1.3, %s, %s%s", t->suite ? suites[t->suite - 0x1301] : "no suite",
              t->group == TLS_X25519 ? "x25519" : "secp256r1",
              t->retried ? " by HelloRetryRequest" : "");
-    if (!t->report.path_len)
+    if (!t->query.path_len)
         return;
     char path[200] = "";
-    for (iz i = 0; i < t->report.path_len; i++)
+    for (iz i = 0; i < t->query.path_len; i++)
         snprintf(path + strlen(path), sizeof path - strlen(path), "%s%d", i ? ", " : "",
-                 (int)t->report.path[i]);
-    if (!pem_decode(&t->report.root, 0, t->report.root.size, der))
+                 (int)t->query.path[i]);
+    if (!pem_decode(&t->query.root, 0, t->query.root.size, der))
         return;
-    cert_decode(&root, (str){der, t->report.root.size});
+    cert_decode(&root, (str){der, t->query.root.size});
     str name = get_name_of(root.subject);
     get_tell("chain: %s of those sent, then root \"%.*s\"; %d signatures checked", path,
-             (int)name.len, name.ptr, (int)t->report.checks);
+             (int)name.len, name.ptr, (int)t->query.checks);
 }
 
 static int get_failed(err error)
