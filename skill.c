@@ -5767,13 +5767,26 @@ static void tls_close(tls *t)
  * ------------------------------------------------------------------------------------------ */
 
 typedef struct {
-    u8 bytes[DNS_NAME_MAX];
     u8 len;
+    u8 bytes[DNS_NAME_MAX];
 } dns_name;
+
+static str dns_wire(const dns_name *name)
+{
+    return (str){name->bytes, name->len};
+}
 
 static b32 dns_name_eq(const dns_name *a, const dns_name *b)
 {
-    return str_eq((str){a->bytes, a->len}, (str){b->bytes, b->len});
+    return str_eq(dns_wire(a), dns_wire(b));
+}
+
+/* A label behind its length, in lower case. */
+static void dns_put_label(writer *w, str label)
+{
+    put_byte(w, (u8)label.len);
+    for (iz i = 0; i < label.len; i++)
+        put_byte(w, to_lower(label.ptr[i]));
 }
 
 /* A host name as text to wire form: labels of 1 to 63 letters, digits, hyphens and underscores,
@@ -5786,12 +5799,8 @@ static err dns_name_of(str text, dns_name *out)
         text.len--;
     if (!host_valid(text))
         return E_NameInvalid;
-    while (text.len) {
-        str label = str_cut(&text, '.');
-        put_byte(&w, (u8)label.len);
-        for (iz i = 0; i < label.len; i++)
-            put_byte(&w, to_lower(label.ptr[i]));
-    }
+    while (text.len)
+        dns_put_label(&w, str_cut(&text, '.'));
     put_byte(&w, 0);
     invariant(!w.error); /* 253 characters at most, plus two */
     out->len = (u8)w.len;
@@ -5803,29 +5812,23 @@ static err dns_name_of(str text, dns_name *out)
 static void dns_read_name(reader *r, str message, dns_name *out)
 {
     writer w = writer_of(out->bytes, DNS_NAME_MAX);
-    reader run = *r;
+    reader run, *at = r; /* r itself stays behind the first pointer */
     iz limit = r->at - message.ptr, jumps = 0;
-    u64 n = 1;
-    while (n && !run.error && !w.error) {
-        n = read_be(&run, 1);
+    u64 n;
+    do {
+        n = read_be(at, 1);
         if (n < 64) {
-            put_byte(&w, (u8)n);
-            str label = read_bytes(&run, (iz)n);
-            for (iz i = 0; i < label.len; i++)
-                put_byte(&w, to_lower(label.ptr[i]));
+            dns_put_label(&w, read_bytes(at, (iz)n));
             continue;
         }
-        iz to = (iz)((n & 63) << 8 | read_be(&run, 1));
-        if (!jumps++)
-            *r = run;
-        if (n < 192 || to < 12 || to >= limit || jumps > DNS_JUMPS_MAX)
+        iz to = (iz)((n & 63) << 8 | read_be(at, 1));
+        if (n < 192 || to < 12 || to >= limit || ++jumps > DNS_JUMPS_MAX)
             break;
         limit = to;
-        run = reader_of(str_span(message, to, message.len));
-    }
-    if (!jumps)
-        *r = run;
-    if (n || run.error || w.error)
+        run = reader_of(str_from(message, to));
+        at = &run;
+    } while (n && !at->error && !w.error);
+    if (n || at->error || w.error)
         reader_fail(r, E_DnsReplyInvalid);
     out->len = (u8)w.len;
 }
@@ -5853,20 +5856,21 @@ static void dns_add(dns_answer *a, const address *one)
     a->at[i] = *one;
 }
 
-enum { DNS_A = 1, DNS_CNAME = 5, DNS_AAAA = 28, DNS_IN = 1 }; /* RFC 1035 3.2, RFC 3596 2.1 */
+/* Type and class IN as a message has them, one behind the other: RFC 1035 3.2, RFC 3596 2.1. */
+enum { DNS_A = 1 << 16 | 1, DNS_CNAME = 5 << 16 | 1, DNS_AAAA = 28 << 16 | 1 };
 
-/* Writes a query for type A or AAAA, recursion desired. RFC 1035 4.1. */
-static void put_dns_query(writer *w, u16 id, const dns_name *name, u16 type)
+/* Writes a query for addresses of a kind, recursion desired. RFC 1035 4.1. */
+static void put_dns_query(writer *w, u16 id, const dns_name *name, u32 kind)
 {
     put_be(w, id, 2);
     put(w, S("\1\0\0\1\0\0\0\0\0\0")); /* flags: RD; one question; no records */
-    put(w, (str){name->bytes, name->len});
-    put_be(w, (u64)type << 16 | DNS_IN, 4);
+    put(w, dns_wire(name));
+    put_be(w, kind, 4);
 }
 
 /* Follows a name through all the records of a reply, which r stands before; the first `answers` of
  * them are believed. Aliases in an order other than the chain's take a further walk each. */
-static err dns_follow(str reply, reader r, iz answers, iz all, dns_name *name, u16 type,
+static err dns_follow(str reply, reader r, iz answers, iz all, dns_name *name, u32 kind,
                       dns_answer *out)
 {
     dns_name owner;
@@ -5877,17 +5881,17 @@ static err dns_follow(str reply, reader r, iz answers, iz all, dns_name *name, u
         before = aliases;
         for (iz i = 0; i < all && !walk.error; i++) {
             dns_read_name(&walk, reply, &owner);
-            u64 kind = read_be(&walk, 4), ttl = read_be(&walk, 4);
+            u64 type = read_be(&walk, 4), ttl = read_be(&walk, 4);
             reader data = reader_of(read_bytes(&walk, (iz)read_be(&walk, 2)));
             if (i >= answers || walk.error || !dns_name_eq(&owner, name))
                 continue;
-            if (kind == ((u64)type << 16 | DNS_IN)) {
-                address a = {.v6 = type == DNS_AAAA};
+            if (type == kind) {
+                address a = {.v6 = kind == DNS_AAAA};
                 str ip = read_bytes(&data, a.v6 ? 16 : 4);
                 copy(a.ip, ip.ptr, ip.len);
                 dns_add(out, &a);
                 found = 1;
-            } else if (kind == (DNS_CNAME << 16 | DNS_IN) && !found) {
+            } else if (type == DNS_CNAME && !found) {
                 dns_read_name(&data, reply, name);
                 if (++aliases > DNS_CHAIN_MAX)
                     return E_DnsChain;
@@ -5907,31 +5911,31 @@ static err dns_follow(str reply, reader r, iz answers, iz all, dns_name *name, u
     return found ? E_None : E_DnsNoAddress;
 }
 
-/* Reads a whole reply to the query of this id, name and type, and adds to `out` the addresses that
+/* Reads a whole reply to the query of this id, name and kind, and adds to `out` the addresses that
  * it gives. A pure function. E_None: one at least; E_DnsStray: this answers something else;
  * E_DnsTruncated: ask again over TCP; E_DnsNoSuchName: NXDOMAIN; E_DnsNoAddress; E_DnsRefused;
  * E_DnsServerFailure: SERVFAIL and every other code; E_DnsChain; E_DnsReplyInvalid. `out` is
  * changed only when there is no error. RFC 1035 4.1. */
-static err dns_parse(str reply, u16 id, dns_name name, u16 type, dns_answer *out)
+static err dns_parse(str reply, u16 id, const dns_name *name, u32 kind, dns_answer *out)
 {
     reader r = reader_of(reply);
     dns_answer grown = *out;
     dns_name asked;
-    b32 ours = read_be(&r, 2) == id;
-    u32 flags = (u32)read_be(&r, 2), code = flags & 15;
-    ours &= (flags & 0xf800) == 0x8000; /* QR is set, OPCODE is 0: a reply to a query */
+    u32 head = (u32)read_be(&r, 4), code = head & 15;
+    /* QR is set, OPCODE is 0: a reply to a query */
+    b32 ours = (head & 0xfffff800) == ((u32)id << 16 | 0x8000);
     ours &= read_be(&r, 2) == 1;
     iz answers = (iz)read_be(&r, 2), all = answers + (iz)read_be(&r, 2);
     all += (iz)read_be(&r, 2);
     dns_read_name(&r, reply, &asked);
-    ours &= dns_name_eq(&asked, &name) && read_be(&r, 4) == ((u64)type << 16 | DNS_IN);
+    ours &= dns_name_eq(&asked, name) && read_be(&r, 4) == kind;
     if (r.error || !ours)
         return E_DnsStray;
-    if (flags & 0x0200)
+    if (head & 0x0200)
         return E_DnsTruncated;
     if (code)
         return code == 3 ? E_DnsNoSuchName : code == 5 ? E_DnsRefused : E_DnsServerFailure;
-    err error = dns_follow(reply, r, answers, all, &name, type, &grown);
+    err error = dns_follow(reply, r, answers, all, &asked, kind, &grown);
     if (!error)
         *out = grown;
     return error;
@@ -5973,13 +5977,9 @@ static iz dns_servers(str file, address out[DNS_SERVERS_MAX])
     while (file.len && n < DNS_SERVERS_MAX) {
         str line = str_cut(&file, '\n');
         if (str_is(dns_word(&line), "nameserver") && !address_of(dns_word(&line), &out[n]))
-            n++;
+            out[n++].port = 53;
     }
-    if (!n)
-        address_of(S("127.0.0.1"), &out[n++]);
-    for (iz i = 0; i < n; i++)
-        out[i].port = 53;
-    return n;
+    return n ? n : dns_servers(S("nameserver 127.0.0.1"), out);
 }
 
 static b32 dns_settled(err result)
@@ -5995,24 +5995,35 @@ static b32 dns_enough(const err results[2])
     return dns_settled(results[0]) && (results[0] != E_DnsNoAddress || dns_settled(results[1]));
 }
 
+/* What is being asked, of whom, and what has been told so far. */
+typedef struct {
+    err results[2]; /* for A and AAAA; E_TimedOut while there is none */
+    i32 fd;
+    b32 udp;
+    i64 deadline; /* of the present attempt */
+    const dns_name *name;
+    dns_answer *out;
+} dns_question;
+
 /* Sends a query, over TCP with its length before it in the same write (RFC 7766 8). */
-static err dns_send(i32 fd, b32 udp, u16 id, const dns_name *name, u16 type, i64 deadline)
+static err dns_send(const dns_question *q, u16 id, u32 kind)
 {
     u8 room[2 + 12 + DNS_NAME_MAX + 4];
     writer w = writer_of(room, countof(room));
-    put_be(&w, 12 + (u64)name->len + 4, 2);
-    put_dns_query(&w, id, name, type);
-    return os_send(fd, str_span(written(&w), udp ? 2 : 0, w.len), deadline);
+    put_be(&w, 12 + (u64)q->name->len + 4, 2);
+    put_dns_query(&w, id, q->name, kind);
+    return os_send(q->fd, str_from(written(&w), q->udp ? 2 : 0), q->deadline);
 }
 
 /* Receives a message: a datagram, or from a stream what two bytes of length announce. */
-static str dns_receive(i32 fd, b32 udp, u8 buf[2 + DNS_REPLY_MAX], i64 deadline, err *error)
+static str dns_receive(const dns_question *q, u8 buf[2 + DNS_REPLY_MAX], err *error)
 {
     iz had = 0, need = 2;
     do {
-        iz n = os_recv(fd, buf + had, udp ? DNS_REPLY_MAX : need - had, deadline, error);
-        if (udp || n < 0)
-            return (str){buf, n < 0 ? 0 : n};
+        iz cap = q->udp ? DNS_REPLY_MAX : need - had;
+        iz n = os_recv(q->fd, buf + had, cap, q->deadline, error);
+        if (q->udp || n < 0)
+            return (str){buf, n};
         if (!n)
             *error = E_Truncated;
         had += n;
@@ -6022,55 +6033,72 @@ static str dns_receive(i32 fd, b32 udp, u8 buf[2 + DNS_REPLY_MAX], i64 deadline,
     return (str){buf + 2, need - 2};
 }
 
-/* Asks on a socket what has no result yet, which E_TimedOut stands for, and hears the replies. */
-static err dns_exchange(i32 fd, b32 udp, const dns_name *name, i64 deadline, err results[2],
-                        dns_answer *out)
+static const u32 dns_kinds[2] = {DNS_A, DNS_AAAA};
+
+/* Gives a reply to the query that it answers. E_DnsStray if there is none. */
+static err dns_hear(dns_question *q, str reply, const u16 ids[2])
 {
-    static const u16 types[2] = {DNS_A, DNS_AAAA};
+    for (iz i = 0; i < 2; i++) {
+        if (q->results[i] != E_TimedOut)
+            continue;
+        err said = dns_parse(reply, ids[i], q->name, dns_kinds[i], q->out);
+        if (said == E_DnsStray)
+            continue;
+        q->results[i] = said;
+        return E_None;
+    }
+    return E_DnsStray;
+}
+
+/* Asks on a socket what has no result yet, and hears the replies. */
+static err dns_exchange(dns_question *q)
+{
     u8 buf[2 + DNS_REPLY_MAX];
     u16 ids[2];
     iz strays = 0;
     err error = E_None;
     os_random((u8 *)ids, sizeof ids);
     for (iz i = 0; i < 2 && !error; i++)
-        if (results[i] == E_TimedOut)
-            error = dns_send(fd, udp, ids[i], name, types[i], deadline);
-    while (!error && (results[0] == E_TimedOut || results[1] == E_TimedOut)) {
-        str reply = dns_receive(fd, udp, buf, deadline, &error);
-        if (error)
-            return error;
-        err said = E_DnsStray;
-        for (iz i = 0; i < 2 && said == E_DnsStray; i++)
-            if (results[i] == E_TimedOut) {
-                said = dns_parse(reply, ids[i], *name, types[i], out);
-                if (said != E_DnsStray)
-                    results[i] = said;
-            }
-        if (said == E_DnsStray && ++strays > DNS_STRAYS_MAX)
-            return E_DnsStray;
-        i64 grace = os_monotonic() + DNS_GRACE_MS * MS;
-        if (dns_enough(results) && grace < deadline)
-            deadline = grace;
+        if (q->results[i] == E_TimedOut)
+            error = dns_send(q, ids[i], dns_kinds[i]);
+    while (!error && (q->results[0] == E_TimedOut || q->results[1] == E_TimedOut)) {
+        str reply = dns_receive(q, buf, &error);
+        if (!error && dns_hear(q, reply, ids) && ++strays > DNS_STRAYS_MAX)
+            error = E_DnsStray;
+        if (dns_enough(q->results))
+            q->deadline = earlier(q->deadline, os_monotonic() + DNS_GRACE_MS * MS);
     }
     return error;
 }
 
 /* Asks one server once, over a socket of its own, for what is not settled yet. */
-static void dns_attempt(const address *server, b32 udp, const dns_name *name, i64 deadline,
-                        err results[2], dns_answer *out)
+static void dns_attempt(dns_question *q, const address *server, b32 udp)
 {
-    i32 fd;
+    q->udp = udp;
     for (iz i = 0; i < 2; i++)
-        if (!dns_settled(results[i]))
-            results[i] = E_TimedOut;
-    err error = os_connect(&fd, server, udp, deadline);
+        if (!dns_settled(q->results[i]))
+            q->results[i] = E_TimedOut;
+    err error = os_connect(&q->fd, server, udp, q->deadline);
     if (!error) {
-        error = dns_exchange(fd, udp, name, deadline, results, out);
-        os_close(fd);
+        error = dns_exchange(q);
+        os_close(q->fd);
     }
     for (iz i = 0; i < 2; i++)
-        if (results[i] == E_TimedOut)
-            results[i] = error;
+        if (q->results[i] == E_TimedOut)
+            q->results[i] = error;
+}
+
+/* One server's turn, which lasts until `deadline` or for the time of `wait`. */
+static void dns_turn(dns_question *q, const address *server, i64 deadline, i64 wait)
+{
+    i64 now = os_monotonic();
+    if (dns_enough(q->results) || time_is_up(now, deadline))
+        return;
+    q->deadline = time_is_up(now + wait, deadline) ? deadline : now + wait;
+    dns_attempt(q, server, 1);
+    if (!dns_enough(q->results))
+        if (q->results[0] == E_DnsTruncated || q->results[1] == E_DnsTruncated)
+            dns_attempt(q, server, 0);
 }
 
 /* Asks the servers in turn for A and AAAA, and adds what they tell. The error is that of the last
@@ -6078,26 +6106,16 @@ static void dns_attempt(const address *server, b32 udp, const dns_name *name, i6
 static err dns_ask(const dns_name *name, i64 deadline, dns_answer *out)
 {
     address servers[DNS_SERVERS_MAX];
-    err results[2] = {E_TimedOut, E_TimedOut};
+    dns_question q = {{E_TimedOut, E_TimedOut}, .name = name, .out = out};
     str file = os_map("/etc/resolv.conf");
     iz count = dns_servers(file, servers);
     os_unmap(file);
-    for (iz turn = 0; turn < DNS_ROUNDS * count && !dns_enough(results); turn++) {
-        i64 now = os_monotonic(), until = now + (DNS_WAIT_MS * MS << turn / count);
-        if (deadline != FOREVER && now >= deadline)
-            break;
-        if (deadline != FOREVER && deadline < until)
-            until = deadline;
-        for (b32 udp = 1;; udp = 0) {
-            dns_attempt(&servers[turn % count], udp, name, until, results, out);
-            b32 cut = results[0] == E_DnsTruncated || results[1] == E_DnsTruncated;
-            if (!udp || !cut || dns_enough(results))
-                break;
-        }
-    }
+    for (iz round = 0; round < DNS_ROUNDS; round++)
+        for (iz i = 0; i < count; i++)
+            dns_turn(&q, &servers[i], deadline, DNS_WAIT_MS * MS << round);
     if (out->count)
         return E_None;
-    return results[0] == E_DnsNoAddress ? results[1] : results[0];
+    return q.results[0] == E_DnsNoAddress ? q.results[1] : q.results[0];
 }
 
 typedef struct {
