@@ -6272,10 +6272,10 @@ static void connection_fail(connection *c, err error)
 
 /* Puts what the engine has for the other end on the wire. An error of the engine comes first: its
  * alert then goes out if it can. */
-static void connection_flush(connection *c, i64 deadline)
+static void connection_flush(connection *c)
 {
     str out = tls_output(c->tls);
-    err error = out.len ? os_send(c->fd, out, deadline) : E_None;
+    err error = out.len ? os_send(c->fd, out, c->deadline) : E_None;
     tls_sent(c->tls, out.len);
     connection_fail(c, c->tls->error ? c->tls->error : error);
 }
@@ -6356,7 +6356,7 @@ static void connection_exchange(connection *c, i64 until)
         tls_input(c->tls, n);
     else if (!n)
         tls_end_of_input(c->tls);
-    connection_flush(c, c->deadline);
+    connection_flush(c);
 }
 
 /* From the ClientHello to the server's Finished. E_RootsMissing when there is no bundle, and all
@@ -6377,7 +6377,7 @@ static void connection_handshake(connection *c)
     os_random((u8 *)&entropy, sizeof entropy);
     tls_start(c->tls, c->to.host, &entropy, os_unix_ms() / 1000, net->cpu_aes, roots);
     wipe(&entropy, sizeof entropy);
-    connection_flush(c, c->deadline);
+    connection_flush(c);
     while (!c->error && !tls_ready(c->tls))
         connection_exchange(c, c->deadline);
     os_unmap(roots);
@@ -6429,7 +6429,7 @@ static void connection_send(connection *c, str data)
         if (!tls_ready(c->tls))
             connection_fail(c, E_ConnectionClosed);
         data = str_from(data, tls_write(c->tls, data));
-        connection_flush(c, c->deadline);
+        connection_flush(c);
     }
 }
 
@@ -6450,7 +6450,7 @@ static b32 connection_fill(connection *c)
     }
     connection_drop(c);
     if (c->to.https) {
-        connection_flush(c, c->deadline);
+        connection_flush(c);
         while (!c->error && !tls_plain(c->tls).len && !tls_closed(c->tls))
             connection_exchange(c, until);
         c->data = tls_plain(c->tls).ptr;
@@ -6495,10 +6495,11 @@ typedef struct {
     i32 status;
     str head;    /* the header lines */
     b32 keep;    /* the connection can serve another request */
-    b32 chunked; /* how the body is framed: by chunks, */
-    i64 length;  /* by a length, or, at -1, by the end of the stream */
+    i64 length;  /* of the body, or HTTP_CHUNKED or HTTP_TO_END */
     str body;
 } http_response;
+
+enum { HTTP_TO_END = -1, HTTP_CHUNKED = -2 };
 
 /* Takes off one header line of a head; false at its end. */
 static b32 http_next_header(str *head, str *name, str *value)
@@ -6538,10 +6539,10 @@ static u8 http_peek(connection *c)
     return byte;
 }
 
-static void http_expect(connection *c, str text, err error)
+static void http_expect(connection *c, const char *text, err error)
 {
-    for (iz i = 0; i < text.len && !c->error; i++)
-        if (http_byte(c) != text.ptr[i])
+    for (; *text && !c->error; text++)
+        if (http_byte(c) != (u8)*text)
             connection_fail(c, error);
 }
 
@@ -6552,7 +6553,7 @@ static void http_line_rest(connection *c, writer *line, iz before)
     for (iz n = before; !c->error; n++) {
         u8 byte = http_byte(c);
         if (byte == '\r') {
-            http_expect(c, S("\n"), E_HttpLineEnd);
+            http_expect(c, "\n", E_HttpLineEnd);
             return;
         }
         if ((byte < ' ' && byte != '\t') || byte == 0x7f)
@@ -6575,7 +6576,7 @@ static b32 http_is_token(u8 c)
 static b32 http_header_line(connection *c, writer *head)
 {
     if (http_peek(c) == '\r') {
-        http_expect(c, S("\r\n"), E_HttpLineEnd);
+        http_expect(c, "\r\n", E_HttpLineEnd);
         return 0;
     }
     iz n = 0;
@@ -6612,9 +6613,9 @@ static void http_header_lines(connection *c, writer *head)
  * missed where there is no phrase. Gives the minor version. */
 static u8 http_status_line(connection *c, http_response *r)
 {
-    http_expect(c, S("HTTP/1."), E_HttpStatusLine);
+    http_expect(c, "HTTP/1.", E_HttpStatusLine);
     u8 minor = http_byte(c);
-    http_expect(c, S(" "), E_HttpStatusLine);
+    http_expect(c, " ", E_HttpStatusLine);
     r->status = 0;
     b32 good = is_digit(minor);
     for (iz i = 0; i < 3; i++) {
@@ -6644,26 +6645,30 @@ static b32 http_list_has(str list, str token)
 static err http_framing(http_response *r, u8 minor)
 {
     str head = r->head, name, value;
-    r->length = -1;
-    r->chunked = 0;
+    i64 length = HTTP_TO_END;
+    b32 chunked = 0;
     r->keep = minor != '0';
     while (http_next_header(&head, &name, &value)) {
         if (str_is(name, "content-length")) {
-            u64 length;
-            if (!str_to_uint(value, 1ull << 60, &length)) /* over any limit, and fits an i64 */
+            u64 n;
+            if (!str_to_uint(value, 1ull << 60, &n)) /* over any limit, and fits an i64 */
                 return E_HttpLength;
-            if (r->length >= 0 && r->length != (i64)length)
+            if (length >= 0 && length != (i64)n)
                 return E_HttpLength;
-            r->length = (i64)length;
+            length = (i64)n;
         } else if (str_is(name, "transfer-encoding")) {
-            if (minor == '0' || r->chunked || !str_eq_nocase(value, S("chunked")))
+            if (minor == '0' || chunked || !str_eq_nocase(value, S("chunked")))
                 return E_HttpTransferEncoding;
-            r->chunked = 1;
+            chunked = 1;
         } else if (str_is(name, "connection")) {
             r->keep = r->keep && !http_list_has(value, S("close"));
         }
     }
-    return r->chunked && r->length >= 0 ? E_HttpLength : E_None;
+    if (chunked && length >= 0)
+        return E_HttpLength;
+    b32 none = r->status == 204 || r->status == 304;
+    r->length = none ? 0 : chunked ? HTTP_CHUNKED : length;
+    return E_None;
 }
 
 /* Moves n bytes of the body into w; n is within the limit. */
@@ -6682,23 +6687,25 @@ static void http_body_run(connection *c, writer *w, i64 n)
 static i64 http_chunk_size(connection *c, i64 max)
 {
     u64 size = 0;
-    iz digits = 0;
-    for (; hex_value(http_peek(c)) >= 0 && !c->error; digits++) {
-        if (size >> 56 || digits == HTTP_LINE_MAX)
+    iz n = 0; /* bytes of the line */
+    i32 digit;
+    for (; (digit = hex_value(http_peek(c))) >= 0 && !c->error; n++) {
+        if (size >> 56 || n == HTTP_LINE_MAX)
             connection_fail(c, E_HttpChunkSize);
-        size = size << 4 | (u64)hex_value(http_byte(c));
-    }
-    u8 next = http_peek(c);
-    if (!digits || (next != '\r' && next != ';' && next != ' ' && next != '\t'))
-        connection_fail(c, E_HttpChunk);
-    for (; http_peek(c) == ' ' || http_peek(c) == '\t'; digits++) { /* some servers pad */
+        size = size << 4 | (u64)digit;
         http_byte(c);
-        if (digits >= HTTP_LINE_MAX)
+    }
+    if (!n)
+        connection_fail(c, E_HttpChunk);
+    u8 next;
+    for (; (next = http_peek(c)) == ' ' || next == '\t'; n++) { /* some servers pad */
+        http_byte(c);
+        if (n >= HTTP_LINE_MAX)
             connection_fail(c, E_HttpLineTooLong);
     }
-    if (http_peek(c) != '\r' && http_peek(c) != ';')
+    if (next != '\r' && next != ';')
         connection_fail(c, E_HttpChunk);
-    http_line_rest(c, 0, digits);
+    http_line_rest(c, 0, n);
     if ((i64)size > max)
         connection_fail(c, E_HttpBodyTooLarge);
     return c->error ? 0 : (i64)size;
@@ -6711,7 +6718,7 @@ static void http_chunks(connection *c, writer *w)
         if (!size)
             break;
         http_body_run(c, w, size);
-        http_expect(c, S("\r\n"), E_HttpChunk);
+        http_expect(c, "\r\n", E_HttpChunk);
     }
     http_header_lines(c, 0);
 }
@@ -6731,21 +6738,19 @@ static void http_until_close(connection *c, writer *w)
 static void http_body(connection *c, arena *a, iz max, http_response *r)
 {
     r->body = S("");
-    if (r->status == 204 || r->status == 304)
-        return;
     if (r->length > max)
         connection_fail(c, E_HttpBodyTooLarge);
     if (c->error)
         return;
     writer w = arena_writer(a, r->length >= 0 ? (iz)r->length : max);
-    if (w.cap < (r->length >= 0 ? r->length : 0))
+    if (w.cap < r->length)
         connection_fail(c, E_OutOfMemory);
-    else if (r->chunked)
+    else if (r->length == HTTP_CHUNKED)
         http_chunks(c, &w);
-    else if (r->length >= 0)
-        http_body_run(c, &w, r->length);
-    else
+    else if (r->length == HTTP_TO_END)
         http_until_close(c, &w);
+    else
+        http_body_run(c, &w, r->length);
     r->body = arena_keep(a, &w);
 }
 
@@ -6770,12 +6775,10 @@ static err http_read(connection *c, arena *a, iz max, b32 until_close, http_resp
         r->head = lines;
         connection_fail(c, http_framing(r, minor));
     }
-    if (!c->error && !until_close && r->length < 0 && !r->chunked)
-        if (r->status != 204 && r->status != 304)
-            connection_fail(c, E_HttpNoLength);
+    if (!c->error && !until_close && r->length == HTTP_TO_END)
+        connection_fail(c, E_HttpNoLength);
     http_body(c, a, max, r);
-    b32 framed = r->chunked || r->length >= 0 || r->status == 204 || r->status == 304;
-    if (c->error || !r->keep || !framed || c->at < c->len)
+    if (c->error || !r->keep || r->length == HTTP_TO_END || c->at < c->len)
         connection_close(c);
     connection_drop(c);
     return c->error;
@@ -7250,12 +7253,13 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, str what, err t
     http_response r;
     iz tries = 0;
     err error = w.error;
-    for (; tries < 2 && (!tries || error) && !w.error; tries++) {
+    while (!w.error && (!tries || (tries == 1 && error))) {
         error = connection_open(&l->connection, FOREVER);
         connection_send(&l->connection, request);
         error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
         if (r.status >= 200) /* has been read, and counts whatever follows it */
             error = E_None;
+        tries++;
     }
     if (!error && r.status >= 500)
         error = E_RuntimeApiStatus;
@@ -8955,7 +8959,8 @@ int memcmp(const void *a, const void *b, uz n)
     return 0;
 }
 
-static i64 os_clock(long which)
+/* Kept out of line: gcc would put its stack guard into both callers. */
+__attribute__((noinline)) static i64 os_clock(long which)
 {
     timespec t;
     invariant(!system_call(SYS_clock_gettime, which, (long)&t, 0));

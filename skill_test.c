@@ -7837,7 +7837,7 @@ static err parse_tight(const u8 *reply, iz n, unsigned id, const char *name, uns
     memcpy(tight, reply, (size_t)n);
     CHECK(!dns_name_of(unit_str(name), &asked));
     fresh_answer(out);
-    err e = dns_parse((str){tight, n}, (u16)id, asked, (u16)type, out);
+    err e = dns_parse((str){tight, n}, (u16)id, &asked, type << 16 | 1, out);
     free(tight);
     if ((e == E_None) != (out->count > 0) || out->count > DNS_ADDRESSES_MAX || out->ttl < 0 ||
         out->ttl > DNS_TTL_MAX)
@@ -7857,10 +7857,10 @@ static int dns_vector(const char *query, str reply, const char *addresses)
     u16 id = (u16)read_be(&r, 2);
     read_bytes(&r, reader_left(&r) < 10 ? 0 : 10);
     dns_read_name(&r, reply, &asked);
-    u16 type = (u16)read_be(&r, 2);
+    u32 type = (u32)read_be(&r, 2) << 16 | 1;
     if (r.error || (type != DNS_A && type != DNS_AAAA))
         return 0;
-    err e = dns_parse(reply, id, name, type, &out);
+    err e = dns_parse(reply, id, &name, type, &out);
     str wanted = unit_str(addresses);
     iz n = 0;
     for (address a; wanted.len; n++) {
@@ -9316,10 +9316,10 @@ static void fuzz_dns(const u8 *data, iz n)
         u16 id = (u16)read_be(&r, 2);
         read_bytes(&r, reader_left(&r) < 10 ? 0 : 10);
         dns_read_name(&r, s, &name);
-        u16 type = pick & 1 ? DNS_A : DNS_AAAA;
+        u32 type = pick & 1 ? DNS_A : DNS_AAAA;
         if (!r.error) {
             again = name;
-            err e = dns_parse(s, id, name, type, &a);
+            err e = dns_parse(s, id, &name, type, &a);
             invariant(!e == (a.count > 0) && a.count <= DNS_ADDRESSES_MAX);
             invariant(!e || !memcmp(&a, &before, sizeof a));
             invariant(a.ttl >= 0 && a.ttl <= DNS_TTL_MAX && dns_name_eq(&name, &again));
