@@ -6512,11 +6512,11 @@ static b32 http_next_header(str *head, str *name, str *value)
 }
 
 /* The value of the first header of that name, given in lower case; a null pointer if none. */
-static str http_header(const http_response *r, str wanted)
+static str http_header(const http_response *r, const char *wanted)
 {
     str head = r->head, name, value;
     while (http_next_header(&head, &name, &value))
-        if (str_eq(name, wanted))
+        if (str_is(name, wanted))
             return value;
     return (str){0, 0};
 }
@@ -6806,30 +6806,28 @@ static err url_origin(str *rest, b32 bare, origin *to)
         n++;
     *rest = str_from(place, n);
     place = str_span(place, 0, n);
-    iz bracket = str_find(place, ']');
-    iz colon = str_find(str_from(place, bracket + 1), ':');
-    to->host = colon < 0 ? place : str_span(place, 0, bracket + 1 + colon);
-    to->port = to->https ? 443 : 80;
-    u64 port;
-    if (colon >= 0) {
-        if (!str_to_uint(str_from(place, bracket + 2 + colon), 65535, &port) || !port)
+    iz behind = str_find(place, ']') + 1;
+    iz colon = str_find(str_from(place, behind), ':');
+    iz end = colon < 0 ? n : behind + colon;
+    u64 port = to->https ? 443 : 80;
+    if (colon >= 0 && (!str_to_uint(str_from(place, end + 1), 65535, &port) || !port))
+        return E_UrlMalformed;
+    for (iz i = 0; i < end; i++)
+        if (!is_alnum(place.ptr[i]) && !is_one_of(place.ptr[i], "-._[:]"))
             return E_UrlMalformed;
-        to->port = (u16)port;
-    }
-    for (iz i = 0; i < to->host.len; i++)
-        if (!is_alnum(to->host.ptr[i]) && !is_one_of(to->host.ptr[i], "-._[:]"))
-            return E_UrlMalformed;
-    return to->host.len ? E_None : E_UrlMalformed;
+    to->host = str_span(place, 0, end);
+    to->port = (u16)port;
+    return end ? E_None : E_UrlMalformed;
 }
 
 /* Takes a base URL, or with `bare` also [host:port] alone, with a path and nothing behind it. */
 static err url_parse(str text, b32 bare, url *u)
 {
-    *u = (url){.path = text};
+    u->path = text;
     if (!str_is_visible(text, URL_MAX))
         return E_UrlMalformed;
     err error = url_origin(&u->path, bare, &u->origin);
-    while (str_ends(u->path, S("/")))
+    while (str_at(u->path, u->path.len - 1) == '/')
         u->path.len--;
     if (str_find(u->path, '?') >= 0 || str_find(u->path, '#') >= 0)
         return E_UrlMalformed;
@@ -6852,28 +6850,27 @@ static void http_put_encoded(writer *w, str s)
     static const char hex[] = "0123456789ABCDEF";
     for (iz i = 0; i < s.len; i++) {
         u8 c = s.ptr[i];
-        if (is_alnum(c) || is_one_of(c, "-._~")) {
-            put_byte(w, c);
-        } else {
-            u8 code[] = {'%', (u8)hex[c >> 4], (u8)hex[c & 15]};
-            put(w, (str){code, 3});
+        if (!is_alnum(c) && !is_one_of(c, "-._~")) {
+            put_byte(w, '%');
+            put_byte(w, (u8)hex[c >> 4]);
+            c = (u8)hex[c & 15];
         }
+        put_byte(w, c);
     }
 }
 
 /* A request is written as: http_put_start, the rest of the target, http_put_origin, headers,
  * http_put_end. The base's path and the target meet in one slash. */
-static void http_put_start(writer *w, str method, const url *base)
+static void http_put_start(writer *w, const char *method, const url *base)
 {
-    put(w, method);
-    put_byte(w, ' ');
+    put_text(w, method);
     http_put(w, base->path, 0);
     put_byte(w, '/');
 }
 
-static void http_put_header(writer *w, str name, str value)
+static void http_put_header(writer *w, const char *name, str value)
 {
-    put(w, name);
+    put_text(w, name);
     put_text(w, ": ");
     http_put(w, value, 1);
     put_text(w, "\r\n");
@@ -6907,7 +6904,7 @@ static void http_put_end(writer *w, str body)
  * understood and counts as too late. */
 static i64 http_retry_after(const http_response *r, i64 otherwise)
 {
-    str value = http_header(r, S("retry-after"));
+    str value = http_header(r, "retry-after");
     u64 seconds = 3600;
     if (!value.ptr)
         return otherwise;
@@ -6970,7 +6967,7 @@ static b32 http_is_redirect(i32 status)
  * that no server can send the program to an address inside. E_HttpLocation, E_UrlInsecure. */
 static err http_location(const http_response *r, origin *to, str *target)
 {
-    str place = http_header(r, S("location"));
+    str place = http_header(r, "location");
     origin from = *to;
     *target = str_cut(&place, '#');
     if (str_at(*target, 0) != '/' || str_at(*target, 1) == '/')
@@ -6985,7 +6982,7 @@ static str http_request(arena *a, const origin *to, str target, str token, err *
     put_text(&w, str_at(target, 0) == '/' ? "GET " : "GET /");
     http_put(&w, target, 0);
     http_put_origin(&w, to);
-    http_put_header(&w, S("Accept"), S("application/json"));
+    http_put_header(&w, "Accept", S("application/json"));
     if (token.len) {
         put_text(&w, "Authorization: Bearer ");
         http_put(&w, token, 0);
@@ -7041,7 +7038,7 @@ static err http_get(connection *c, str target, str token, i64 deadline, arena *a
 
 typedef enum { LOG_TRACE, LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_FATAL } log_level;
 
-static const char log_levels[][8] = {"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"};
+static const char log_levels[][6] = {"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"};
 
 typedef struct {
     b32 as_json;
@@ -7080,49 +7077,52 @@ static void log_put_word(writer *w, str s)
     }
 }
 
+/* A field of a line. One without a value is left out of JSON and a dash in text. */
+static void log_put(const logger *log, writer *w, const char *name, str value)
+{
+    if (!log->as_json) {
+        put_byte(w, '\t');
+        put(w, value.len ? value : S("-"));
+    } else if (value.len) {
+        json_put_member(w, name, value);
+    }
+}
+
 /* One line: what was being done, what of it (a name from outside, or ""), and the error. */
-static void log_line(const logger *log, log_level level, str what, str which, err error)
+static void log_line(const logger *log, log_level level, const char *what, str which, err error)
 {
     u8 buf[LOG_LINE_MAX], detail[256];
     if (level < log->least)
         return;
     writer message = writer_of(detail, countof(detail));
-    put(&message, what);
+    put_text(&message, what);
     if (which.len) {
         put_byte(&message, ' ');
         log_put_word(&message, which);
     }
     writer w = writer_of(buf, countof(buf));
-    str sentence, name = err_name(error, &sentence);
+    str sentence, name = err_name(error, &sentence), grade = T(log_levels[level]);
+    put_text(&w, log->as_json ? "{\"timestamp\":\"" : "");
+    put_time(&w, os_unix_ms());
     if (log->as_json) {
-        put_text(&w, "{\"timestamp\":\"");
-        put_time(&w, os_unix_ms());
         put_byte(&w, '"');
-        json_put_member(&w, "level", T(log_levels[level]));
-        if (log->request_id.len)
-            json_put_member(&w, "requestId", log->request_id);
-        json_put_member(&w, "message", written(&message));
-        if (error) {
-            json_put_member(&w, "errorType", name);
-            json_put_member(&w, "errorMessage", sentence);
-        }
-        put_text(&w, "}\n");
-    } else {
-        str part[] = {log->request_id.len ? log->request_id : S("-"), T(log_levels[level]),
-                      written(&message), name, sentence};
-        put_time(&w, os_unix_ms());
-        for (iz i = 0; i < (error ? 5 : 3); i++) {
-            put_byte(&w, '\t');
-            put(&w, part[i]);
-        }
-        put_byte(&w, '\n');
+        json_put_member(&w, "level", grade);
     }
+    log_put(log, &w, "requestId", log->request_id);
+    if (!log->as_json)
+        log_put(log, &w, "", grade);
+    log_put(log, &w, "message", written(&message));
+    if (error) {
+        log_put(log, &w, "errorType", name);
+        log_put(log, &w, "errorMessage", sentence);
+    }
+    put_text(&w, log->as_json ? "}\n" : "\n");
     invariant(!w.error); /* id 256 (doubled at most), message 256, error 200, the rest under 120 */
     os_log(written(&w));
 }
 
 /* A service, or Lambda itself, did not answer as it should. */
-static void log_status(const logger *log, str what, i32 status, iz tries, err error)
+static void log_status(const logger *log, const char *what, i32 status, iz tries, err error)
 {
     u8 buf[64];
     writer w = writer_of(buf, countof(buf));
@@ -7163,7 +7163,7 @@ static err lambda_ask(lambda *l, const char *what)
 {
     u8 buf[HTTP_REQUEST_MAX];
     writer w = writer_of(buf, countof(buf));
-    http_put_start(&w, S("GET"), &l->base);
+    http_put_start(&w, "GET ", &l->base);
     put_text(&w, "2018-06-01/runtime/");
     put_text(&w, what);
     http_put_origin(&w, &l->base.origin);
@@ -7208,18 +7208,18 @@ static err lambda_receive(lambda *l, arena *a, invocation *i)
         return error;
     if (r.status != 200)
         return E_RuntimeApiStatus;
-    str id = http_header(&r, S("lambda-runtime-aws-request-id"));
+    str id = http_header(&r, "lambda-runtime-aws-request-id");
     if (!str_is_visible(id, LAMBDA_ID_MAX))
         return E_RequestIdInvalid;
     i->request_id = id;
     i->event = r.body;
     i->error = error;
-    i->deadline = lambda_deadline(http_header(&r, S("lambda-runtime-deadline-ms")));
-    i->trace_id = http_header(&r, S("lambda-runtime-trace-id"));
-    i->invocation_id = http_header(&r, S("lambda-runtime-invocation-id"));
+    i->deadline = lambda_deadline(http_header(&r, "lambda-runtime-deadline-ms"));
+    i->trace_id = http_header(&r, "lambda-runtime-trace-id");
+    i->invocation_id = http_header(&r, "lambda-runtime-invocation-id");
     l->log->request_id = id;
     if (i->trace_id.len && !str_is_visible(i->trace_id, LAMBDA_ID_MAX)) {
-        log_line(l->log, LOG_WARN, S("trace id left out"), S(""), E_TraceIdInvalid);
+        log_line(l->log, LOG_WARN, "trace id left out", S(""), E_TraceIdInvalid);
         i->trace_id = S("");
     }
     if (i->invocation_id.len && !str_is_visible(i->invocation_id, LAMBDA_ID_MAX)) {
@@ -7232,16 +7232,17 @@ static err lambda_receive(lambda *l, arena *a, invocation *i)
 /* POSTs to invocation/{id}/{what}; once more over a new connection if the first one breaks. An
  * error means that the runtime should end: the connection stays broken, or status 5xx. Other
  * refusals (400, 403, 410, 413) are logged and survived. */
-static err lambda_post(lambda *l, arena *a, const invocation *i, str what, err type, str body)
+static err lambda_post(lambda *l, arena *a, const invocation *i, const char *what, err type,
+                       str body)
 {
     writer w = arena_writer(a, HTTP_REQUEST_MAX + body.len);
-    http_put_start(&w, S("POST"), &l->base);
+    http_put_start(&w, "POST ", &l->base);
     put_text(&w, "2018-06-01/runtime/invocation/");
     http_put_encoded(&w, i->request_id);
-    put(&w, what);
+    put_text(&w, what);
     http_put_origin(&w, &l->base.origin);
     if (i->invocation_id.len)
-        http_put_header(&w, S("Lambda-Runtime-Invocation-Id"), i->invocation_id);
+        http_put_header(&w, "Lambda-Runtime-Invocation-Id", i->invocation_id);
     if (type) {
         put_text(&w, "Lambda-Runtime-Function-Error-Type: Function.");
         str sentence;
@@ -7270,7 +7271,7 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, str what, err t
 
 static err lambda_respond(lambda *l, arena *a, const invocation *i, str body)
 {
-    return lambda_post(l, a, i, S("/response"), E_None, body);
+    return lambda_post(l, a, i, "/response", E_None, body);
 }
 
 /* Reports an invocation that has no response. The arena may be full, so the event goes first; what
@@ -7293,7 +7294,7 @@ static err lambda_report(lambda *l, arena *a, const invocation *i, err error)
     put(&w, name);
     put_text(&w, "\",\"stackTrace\":[]}");
     invariant(!w.error);
-    error = lambda_post(l, a, &kept, S("/error"), error, written(&w));
+    error = lambda_post(l, a, &kept, "/error", error, written(&w));
     l->log->request_id = S("");
     return error;
 }
@@ -7497,7 +7498,8 @@ static writer service_target(task *t, const service *s)
 
 /* GETs the target that w holds. Any status but 200 is E_HttpStatus; which one it was stands in the
  * response, whose head and body are gone then, and in the log. */
-static err service_get(task *t, service *s, writer *w, str token, str what, http_response *r)
+static err service_get(task *t, service *s, writer *w, str token, const char *what,
+                       http_response *r)
 {
     iz tries = 0;
     err error = w->error;
@@ -7516,7 +7518,7 @@ static err service_get(task *t, service *s, writer *w, str token, str what, http
 }
 
 /* An answer, or a base URL, is not what it should be. */
-static err service_garbled(task *t, str what, err error)
+static err service_garbled(task *t, const char *what, err error)
 {
     log_line(&t->skill->log, LOG_ERROR, what, S(""), error);
     return error;
@@ -7696,7 +7698,7 @@ static err tfl_status(task *t, const str *ids, iz count, line **lines)
     http_response r;
     invariant(count > 0 && count <= LINES_PER_CALL);
     if (t->skill->tfl.error)
-        return service_garbled(t, S("Skill__TflApiUrl"), t->skill->tfl.error);
+        return service_garbled(t, "Skill__TflApiUrl", t->skill->tfl.error);
     writer w = service_target(t, &t->skill->tfl);
     put_text(&w, "Line/");
     for (iz i = 0; i < count; i++) {
@@ -7706,11 +7708,11 @@ static err tfl_status(task *t, const str *ids, iz count, line **lines)
     }
     put_text(&w, "/Status");
     tfl_put_query(t, &w);
-    err error = service_get(t, &t->skill->tfl, &w, S(""), S("TfL status"), &r);
+    err error = service_get(t, &t->skill->tfl, &w, S(""), "TfL status", &r);
     if (error)
         return error == E_HttpStatus && r.status == 404 ? E_LineUnknown : error;
     error = tfl_parse_lines(r.body, t, lines);
-    return error ? service_garbled(t, S("TfL status answer"), error) : E_None;
+    return error ? service_garbled(t, "TfL status answer", error) : E_None;
 }
 
 /* A list of messages in plain text; more than it holds could not be spoken either. */
@@ -7757,11 +7759,11 @@ static err tfl_disruption(task *t, messages *m)
     http_response r;
     json j;
     if (t->skill->tfl.error)
-        return service_garbled(t, S("Skill__TflApiUrl"), t->skill->tfl.error);
+        return service_garbled(t, "Skill__TflApiUrl", t->skill->tfl.error);
     writer w = service_target(t, &t->skill->tfl);
     put_text(&w, "Line/Mode/dlr%2Celizabeth-line%2Coverground%2Ctube/Disruption");
     tfl_put_query(t, &w);
-    err error = service_get(t, &t->skill->tfl, &w, S(""), S("TfL disruption"), &r);
+    err error = service_get(t, &t->skill->tfl, &w, S(""), "TfL disruption", &r);
     if (error)
         return error;
     json_start(&j, r.body);
@@ -7784,7 +7786,7 @@ static err tfl_disruption(task *t, messages *m)
     error = json_finish(&j);
     if (!error && !array)
         error = E_JsonShape;
-    return error ? service_garbled(t, S("TfL disruption answer"), error) : E_None;
+    return error ? service_garbled(t, "TfL disruption answer", error) : E_None;
 }
 
 /* A set of line ids in the order of arrival. */
@@ -7825,10 +7827,10 @@ static err preferences_get(task *t, str token, line_ids *favourites)
     b32 listed = 0;
     err odd = E_None;
     if (s->error)
-        return service_garbled(t, S("Skill__SkillApiUrl"), s->error);
+        return service_garbled(t, "Skill__SkillApiUrl", s->error);
     writer w = service_target(t, s);
     put_text(&w, "api/preferences");
-    err error = service_get(t, s, &w, token, S("preferences"), &r);
+    err error = service_get(t, s, &w, token, "preferences", &r);
     if (error)
         return r.status == 401 || r.status == 403 ? E_AccessTokenRefused : error;
     json_start(&j, r.body);
@@ -7842,11 +7844,11 @@ static err preferences_get(task *t, str token, line_ids *favourites)
                     odd = E_LineIdInvalid;
             }
     if (odd)
-        log_line(&t->skill->log, LOG_WARN, S("favourite left out"), S(""), odd);
+        log_line(&t->skill->log, LOG_WARN, "favourite left out", S(""), odd);
     error = json_finish(&j);
     if (!error && !listed)
         error = E_JsonShape;
-    return error ? service_garbled(t, S("preferences answer"), error) : E_None;
+    return error ? service_garbled(t, "preferences answer", error) : E_None;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -8567,7 +8569,7 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
         return;
     }
     if (token.len && !alexa_token_valid(token))
-        log_line(&t->skill->log, LOG_ERROR, S("access token"), S(""), E_AccessTokenInvalid);
+        log_line(&t->skill->log, LOG_ERROR, "access token", S(""), E_AccessTokenInvalid);
     if (!alexa_token_valid(token)) {
         intent_link(r);
         return;
@@ -8632,17 +8634,17 @@ static void alexa_answer(task *t, const alexa_request *q, answer *r)
         intent_launch(r);
     } else if (str_is(q->member[ALEXA_TYPE], "IntentRequest")) {
         if (!intent_answer(t, q, r))
-            log_line(log, LOG_WARN, S("intent"), q->member[ALEXA_INTENT], E_UnhandledIntent);
+            log_line(log, LOG_WARN, "intent", q->member[ALEXA_INTENT], E_UnhandledIntent);
     } else if (str_is(q->member[ALEXA_TYPE], "SessionEndedRequest")) {
         if (q->member[ALEXA_ERROR].len)
-            log_line(log, LOG_ERROR, S("session ended by"), q->member[ALEXA_ERROR],
+            log_line(log, LOG_ERROR, "session ended by", q->member[ALEXA_ERROR],
                      E_SkillException);
         else
-            log_line(log, LOG_INFO, S("session ended by"), q->member[ALEXA_REASON], E_None);
+            log_line(log, LOG_INFO, "session ended by", q->member[ALEXA_REASON], E_None);
     } else if (str_is(q->member[ALEXA_TYPE], "System.ExceptionEncountered")) {
-        log_line(log, LOG_ERROR, S("exception"), q->member[ALEXA_ERROR], E_SkillException);
+        log_line(log, LOG_ERROR, "exception", q->member[ALEXA_ERROR], E_SkillException);
     } else {
-        log_line(log, LOG_WARN, S("request type"), q->member[ALEXA_TYPE], E_UnhandledRequestType);
+        log_line(log, LOG_WARN, "request type", q->member[ALEXA_TYPE], E_UnhandledRequestType);
     }
 }
 
@@ -8681,7 +8683,7 @@ static err skill_invoke(skill *s, lambda *l, const invocation *i, arena *a)
         error = E_OutOfMemory;
     if (!error)
         return lambda_respond(l, a, i, response);
-    log_line(&s->log, LOG_ERROR, S("event refused"), S(""), error);
+    log_line(&s->log, LOG_ERROR, "event refused", S(""), error);
     return lambda_report(l, a, i, error);
 }
 
@@ -8705,7 +8707,7 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
         skill_init(s, net);
         error = lambda_restore(l, a);
         if (error)
-            log_line(&s->log, LOG_FATAL, S("not restored"), S(""), error);
+            log_line(&s->log, LOG_FATAL, "not restored", S(""), error);
     }
     for (b32 first = 1; !error; first = 0) {
         invocation i;
@@ -8719,13 +8721,13 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
             failures = 0;
             error = skill_invoke(s, l, &i, a);
         } else if (error != E_RuntimeApiStatus && ++failures < LAMBDA_TRIES) {
-            log_line(&s->log, LOG_WARN, S("no event"), S(""), error);
+            log_line(&s->log, LOG_WARN, "no event", S(""), error);
             connection_close(&l->connection);
             os_sleep(os_monotonic() + (failures - 1) * RETRY_PAUSE);
             error = E_None;
         }
         if (error)
-            log_line(&s->log, LOG_FATAL, S("the runtime ends"), S(""), error);
+            log_line(&s->log, LOG_FATAL, "the runtime ends", S(""), error);
     }
     return 1;
 }
