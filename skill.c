@@ -6371,9 +6371,10 @@ static void connection_handshake(connection *c)
         net->cpu_aes = os_cpu_aes();
     net->cpu_asked = 1;
     str roots = network_roots(net);
-    connection_fail(c, !c->tls ? E_OutOfMemory : roots.len ? E_None : E_RootsMissing);
-    if (c->error)
+    if (!c->tls || !roots.len) {
+        c->error = c->tls ? E_RootsMissing : E_OutOfMemory;
         return;
+    }
     os_random((u8 *)&entropy, sizeof entropy);
     tls_start(c->tls, c->to.host, &entropy, os_unix_ms() / 1000, net->cpu_aes, roots);
     wipe(&entropy, sizeof entropy);
@@ -6894,10 +6895,11 @@ static void http_put_end(writer *w, str body)
     if (body.ptr) {
         put_text(w, "Content-Type: application/json\r\nContent-Length: ");
         put_uint(w, (u64)body.len, 1);
+        put_text(w, "\r\n\r\n");
+        put(w, body);
+    } else {
         put_text(w, "\r\n");
     }
-    put_text(w, "\r\n");
-    put(w, body);
 }
 
 /* delay-seconds of Retry-After, RFC 9110 section 10.2.3, in ns, or else `otherwise`. A date is not
@@ -7158,15 +7160,24 @@ static err lambda_init(lambda *l, network *net)
     return E_None;
 }
 
+/* Writes the request line and what follows from the base: the target is what, id and tail. */
+static void lambda_put_start(const lambda *l, writer *w, const char *method, const char *what,
+                             str id, const char *tail)
+{
+    http_put_start(w, method, &l->base);
+    put_text(w, "2018-06-01/runtime/");
+    put_text(w, what);
+    http_put_encoded(w, id);
+    put_text(w, tail);
+    http_put_origin(w, &l->base.origin);
+}
+
 /* Sends a GET. Its answer is read later, so that what must be set up is set up meanwhile. */
 static err lambda_ask(lambda *l, const char *what)
 {
     u8 buf[HTTP_REQUEST_MAX];
     writer w = writer_of(buf, countof(buf));
-    http_put_start(&w, "GET ", &l->base);
-    put_text(&w, "2018-06-01/runtime/");
-    put_text(&w, what);
-    http_put_origin(&w, &l->base.origin);
+    lambda_put_start(l, &w, "GET ", what, S(""), "");
     http_put_end(&w, (str){0, 0});
     if (!w.error && !connection_open(&l->connection, FOREVER))
         connection_send(&l->connection, written(&w));
@@ -7196,6 +7207,11 @@ static i64 lambda_deadline(str header)
     return os_monotonic() + (budget > 0 ? budget : 0);
 }
 
+static b32 lambda_id_is_bad(str id)
+{
+    return id.len && !str_is_visible(id, LAMBDA_ID_MAX);
+}
+
 /* Receives the answer to lambda_ask. E_RuntimeApiStatus for 403 and 500 and whatever else is not
  * 200, E_RequestIdInvalid for an event that nobody can answer to. Trouble with an event that has
  * an id is left in i->error, to be reported under that id. */
@@ -7218,11 +7234,11 @@ static err lambda_receive(lambda *l, arena *a, invocation *i)
     i->trace_id = http_header(&r, "lambda-runtime-trace-id");
     i->invocation_id = http_header(&r, "lambda-runtime-invocation-id");
     l->log->request_id = id;
-    if (i->trace_id.len && !str_is_visible(i->trace_id, LAMBDA_ID_MAX)) {
+    if (lambda_id_is_bad(i->trace_id)) {
         log_line(l->log, LOG_WARN, "trace id left out", S(""), E_TraceIdInvalid);
         i->trace_id = S("");
     }
-    if (i->invocation_id.len && !str_is_visible(i->invocation_id, LAMBDA_ID_MAX)) {
+    if (lambda_id_is_bad(i->invocation_id)) {
         i->invocation_id = S("");
         i->error = E_InvocationIdInvalid;
     }
@@ -7236,11 +7252,7 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, const char *wha
                        str body)
 {
     writer w = arena_writer(a, HTTP_REQUEST_MAX + body.len);
-    http_put_start(&w, "POST ", &l->base);
-    put_text(&w, "2018-06-01/runtime/invocation/");
-    http_put_encoded(&w, i->request_id);
-    put_text(&w, what);
-    http_put_origin(&w, &l->base.origin);
+    lambda_put_start(l, &w, "POST ", "invocation/", i->request_id, what);
     if (i->invocation_id.len)
         http_put_header(&w, "Lambda-Runtime-Invocation-Id", i->invocation_id);
     if (type) {
