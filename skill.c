@@ -5924,9 +5924,10 @@ static err dns_parse(str reply, u16 id, const dns_name *name, u32 kind, dns_answ
     u32 head = (u32)read_be(&r, 4), code = head & 15;
     /* QR is set, OPCODE is 0: a reply to a query */
     b32 ours = (head & 0xfffff800) == ((u32)id << 16 | 0x8000);
-    ours &= read_be(&r, 2) == 1;
-    iz answers = (iz)read_be(&r, 2), all = answers + (iz)read_be(&r, 2);
-    all += (iz)read_be(&r, 2);
+    u64 counts = read_be(&r, 8); /* of questions, answers and two more kinds of records */
+    ours &= counts >> 48 == 1;
+    iz answers = counts >> 32 & 0xffff;
+    iz all = answers + (iz)((counts >> 16 & 0xffff) + (counts & 0xffff));
     dns_read_name(&r, reply, &asked);
     ours &= dns_name_eq(&asked, name) && read_be(&r, 4) == kind;
     if (r.error || !ours)
@@ -6502,23 +6503,15 @@ typedef struct {
 
 enum { HTTP_TO_END = -1, HTTP_CHUNKED = -2 };
 
-/* Takes off one header line of a head; false at its end. */
-static b32 http_next_header(str *head, str *name, str *value)
-{
-    if (!head->len)
-        return 0;
-    *value = str_cut(head, '\n');
-    *name = str_cut(value, ':');
-    return 1;
-}
-
 /* The value of the first header of that name, given in lower case; a null pointer if none. */
 static str http_header(const http_response *r, const char *wanted)
 {
-    str head = r->head, name, value;
-    while (http_next_header(&head, &name, &value))
-        if (str_is(name, wanted))
+    str head = r->head;
+    while (head.len) {
+        str value = str_cut(&head, '\n');
+        if (str_is(str_cut(&value, ':'), wanted))
             return value;
+    }
     return (str){0, 0};
 }
 
@@ -6645,11 +6638,12 @@ static b32 http_list_has(str list, str token)
 /* How the body is framed, RFC 9112 section 6.3. */
 static err http_framing(http_response *r, u8 minor)
 {
-    str head = r->head, name, value;
+    str head = r->head;
     i64 length = HTTP_TO_END;
     b32 chunked = 0;
     r->keep = minor != '0';
-    while (http_next_header(&head, &name, &value)) {
+    while (head.len) {
+        str value = str_cut(&head, '\n'), name = str_cut(&value, ':');
         if (str_is(name, "content-length")) {
             u64 n;
             if (!str_to_uint(value, 1ull << 60, &n)) /* over any limit, and fits an i64 */
@@ -6984,7 +6978,7 @@ static str http_request(arena *a, const origin *to, str target, str token, err *
     put_text(&w, str_at(target, 0) == '/' ? "GET " : "GET /");
     http_put(&w, target, 0);
     http_put_origin(&w, to);
-    http_put_header(&w, "Accept", S("application/json"));
+    put_text(&w, "Accept: application/json\r\n");
     if (token.len) {
         put_text(&w, "Authorization: Bearer ");
         http_put(&w, token, 0);
@@ -7142,6 +7136,7 @@ typedef struct {
     str trace_id;
     i64 deadline; /* for everything that is done for this event */
     str event;
+    u8 *mark;  /* of the arena, behind the ids; null if they do not live there */
     err error; /* why the event cannot be taken, although it has a request id to answer to */
 } invocation;
 
@@ -7229,6 +7224,7 @@ static err lambda_receive(lambda *l, arena *a, invocation *i)
         return E_RequestIdInvalid;
     i->request_id = id;
     i->event = r.body;
+    i->mark = a->start + (r.head.ptr + r.head.len - a->start);
     i->error = error;
     i->deadline = lambda_deadline(http_header(&r, "lambda-runtime-deadline-ms"));
     i->trace_id = http_header(&r, "lambda-runtime-trace-id");
@@ -7286,17 +7282,12 @@ static err lambda_respond(lambda *l, arena *a, const invocation *i, str body)
     return lambda_post(l, a, i, "/response", E_None, body);
 }
 
-/* Reports an invocation that has no response. The arena may be full, so the event goes first; what
- * of it is needed to answer is copied. */
+/* Reports an invocation that has no response. The arena may be full, so the event goes first. */
 static err lambda_report(lambda *l, arena *a, const invocation *i, err error)
 {
-    u8 ids[2 * LAMBDA_ID_MAX], buf[512];
-    invocation kept = {.request_id = {ids, i->request_id.len},
-                       .invocation_id = {ids + LAMBDA_ID_MAX, i->invocation_id.len}};
-    copy(ids, i->request_id.ptr, i->request_id.len);
-    copy(ids + LAMBDA_ID_MAX, i->invocation_id.ptr, i->invocation_id.len);
-    l->log->request_id = kept.request_id;
-    arena_reset(a);
+    u8 buf[512];
+    if (i->mark)
+        arena_rewind(a, i->mark);
     writer w = writer_of(buf, countof(buf));
     json_put_open(&w, '{');
     str sentence, name = err_name(error, &sentence);
@@ -7306,7 +7297,7 @@ static err lambda_report(lambda *l, arena *a, const invocation *i, err error)
     put(&w, name);
     put_text(&w, "\",\"stackTrace\":[]}");
     invariant(!w.error);
-    error = lambda_post(l, a, &kept, "/error", error, written(&w));
+    error = lambda_post(l, a, i, "/error", error, written(&w));
     l->log->request_id = S("");
     return error;
 }
@@ -8769,9 +8760,7 @@ enum {
     SYS_connect = 42,
     SYS_sendto = 44,
     SYS_recvfrom = 45,
-    SYS_getsockopt = 55,
     SYS_clock_gettime = 228,
-    SYS_clock_nanosleep = 230,
     SYS_exit_group = 231,
     SYS_openat = 257,
     SYS_ppoll = 271,
@@ -8825,12 +8814,10 @@ enum {
     SYS_ppoll = 73,
     SYS_exit_group = 94,
     SYS_clock_gettime = 113,
-    SYS_clock_nanosleep = 115,
     SYS_socket = 198,
     SYS_connect = 203,
     SYS_sendto = 206,
     SYS_recvfrom = 207,
-    SYS_getsockopt = 209,
     SYS_munmap = 215,
     SYS_mmap = 222,
     SYS_getrandom = 278,
@@ -8890,15 +8877,12 @@ enum {
     SOCK_DGRAM = 2,
     SOCK_NONBLOCK = 04000,
     SOCK_CLOEXEC = 02000000,
-    SOL_SOCKET = 1,
-    SO_ERROR = 4,
     MSG_DONTWAIT = 0x40,
     MSG_NOSIGNAL = 0x4000,
     POLLIN = 1,
     POLLOUT = 4,
     CLOCK_REALTIME = 0,
     CLOCK_MONOTONIC = 1,
-    TIMER_ABSTIME = 1,
     AT_RANDOM = 25,
     AT_FDCWD = -100,
     O_CLOEXEC = 02000000,
@@ -8991,16 +8975,6 @@ static i64 os_unix_ms(void)
     return os_clock(CLOCK_REALTIME) / MS;
 }
 
-static void os_sleep(i64 until)
-{
-    timespec t = {until / SECOND, until % SECOND};
-    long result;
-    do
-        result = system_call_of_six(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, (long)&t,
-                                    0, 0, 0);
-    while (result == -EINTR);
-}
-
 static void os_random(u8 *out, iz n)
 {
     long got;
@@ -9060,6 +9034,12 @@ static err os_wait(i32 fd, i32 events, i64 deadline)
     return n < 0 ? os_error(n) : E_None;
 }
 
+/* poll passes over a negative descriptor. */
+static void os_sleep(i64 until)
+{
+    os_wait(-1, 0, until);
+}
+
 /* What to do about a call that gave no bytes: E_None to try again, which may be after a wait. */
 static err os_again(long result, i32 fd, i32 events, i64 deadline)
 {
@@ -9068,20 +9048,18 @@ static err os_again(long result, i32 fd, i32 events, i64 deadline)
     return result == -EINTR ? E_None : os_error(result);
 }
 
-/* Connects an open socket. The kernel takes the longer address of IPv6 for IPv4 as well. */
+/* Connects an open socket. A second call tells how the first one ended. The kernel takes the
+ * longer address of IPv6 for IPv4 as well. */
 static err os_connect_socket(i32 fd, const u8 place[28], i64 deadline)
 {
-    long result = system_call(SYS_connect, fd, (long)place, 28);
-    if (result == -EINPROGRESS) {
-        i32 failure = 0, length = sizeof failure;
+    for (;;) {
+        long result = system_call(SYS_connect, fd, (long)place, 28);
+        if (result != -EINPROGRESS)
+            return result ? os_error(result) : E_None;
         err error = os_wait(fd, POLLOUT, deadline);
         if (error)
             return error;
-        result = system_call_of_six(SYS_getsockopt, fd, SOL_SOCKET, SO_ERROR, (long)&failure,
-                                    (long)&length, 0);
-        result = result ? result : -failure;
     }
-    return result ? os_error(result) : E_None;
 }
 
 static err os_connect(i32 *fd, const address *to, b32 datagram, i64 deadline)
