@@ -8097,7 +8097,7 @@ static err parse_tight(const u8 *reply, iz n, unsigned id, const char *name, uns
     memcpy(tight, reply, (size_t)n);
     CHECK(!dns_name_of(unit_str(name), &asked));
     fresh_answer(out);
-    err e = dns_parse((str){tight, n}, (u16)id, asked, (u16)type, out);
+    err e = dns_parse((str){tight, n}, (u16)id, &asked, type << 16 | 1, out);
     free(tight);
     if ((e == E_None) != (out->count > 0) || out->count > DNS_ADDRESSES_MAX || out->ttl < 0 ||
         out->ttl > DNS_TTL_MAX)
@@ -8117,10 +8117,10 @@ static int dns_vector(const char *query, str reply, const char *addresses)
     u16 id = (u16)read_be(&r, 2);
     read_bytes(&r, reader_left(&r) < 10 ? 0 : 10);
     dns_read_name(&r, reply, &asked);
-    u16 type = (u16)read_be(&r, 2);
+    u32 type = (u32)read_be(&r, 2) << 16 | 1;
     if (r.error || (type != DNS_A && type != DNS_AAAA))
         return 0;
-    err e = dns_parse(reply, id, name, type, &out);
+    err e = dns_parse(reply, id, &name, type, &out);
     str wanted = unit_str(addresses);
     iz n = 0;
     for (address a; wanted.len; n++) {
@@ -9576,10 +9576,10 @@ static void fuzz_dns(const u8 *data, iz n)
         u16 id = (u16)read_be(&r, 2);
         read_bytes(&r, reader_left(&r) < 10 ? 0 : 10);
         dns_read_name(&r, s, &name);
-        u16 type = pick & 1 ? DNS_A : DNS_AAAA;
+        u32 type = pick & 1 ? DNS_A : DNS_AAAA;
         if (!r.error) {
             again = name;
-            err e = dns_parse(s, id, name, type, &a);
+            err e = dns_parse(s, id, &name, type, &a);
             invariant(!e == (a.count > 0) && a.count <= DNS_ADDRESSES_MAX);
             invariant(!e || !memcmp(&a, &before, sizeof a));
             invariant(a.ttl >= 0 && a.ttl <= DNS_TTL_MAX && dns_name_eq(&name, &again));
@@ -10309,10 +10309,10 @@ static void fuzz_http(const u8 *data, iz n)
 static void test_http_headers(void)
 {
     http_response r = {.head = S("a:1\nab:2\nlambda-runtime-trace-id:x:y\na:3\nempty:\n")};
-    CHECK(unit_is(http_header(&r, S("a")), "1") && unit_is(http_header(&r, S("ab")), "2"));
-    CHECK(unit_is(http_header(&r, S("lambda-runtime-trace-id")), "x:y"));
-    CHECK(http_header(&r, S("empty")).ptr && !http_header(&r, S("empty")).len);
-    CHECK(!http_header(&r, S("b")).ptr && !http_header(&r, S("lambda-runtime")).ptr);
+    CHECK(unit_is(http_header(&r, "a"), "1") && unit_is(http_header(&r, "ab"), "2"));
+    CHECK(unit_is(http_header(&r, "lambda-runtime-trace-id"), "x:y"));
+    CHECK(http_header(&r, "empty").ptr && !http_header(&r, "empty").len);
+    CHECK(!http_header(&r, "b").ptr && !http_header(&r, "lambda-runtime").ptr);
     static const struct {
         char head[40];
         i64 wait;
@@ -10431,7 +10431,7 @@ static void test_http_requests(void)
         url u;
         writer w = writer_of(buf, countof(buf));
         CHECK(!url_parse(unit_str(rows[i].base), 0, &u));
-        http_put_start(&w, S("GET"), &u);
+        http_put_start(&w, "GET ", &u);
         put(&w, S("a?q="));
         http_put_encoded(&w, S("\xc3\xa9"));
         http_put_origin(&w, &u.origin);
@@ -10459,7 +10459,7 @@ static void test_http_unsafe_values(void)
         http_put(&w, (str){value, 3}, 0);
         CHECK((w.error == E_None) == visible && (visible || w.error == E_HttpRequestUnsafe));
         w = writer_of(buf, countof(buf));
-        http_put_header(&w, S("X"), (str){value, 3});
+        http_put_header(&w, "X", (str){value, 3});
         CHECK((w.error == E_None) == (visible || c == ' '));
         char expected[16];
         unit_print(expected, sizeof expected, "a%%%02Xb", (unsigned)c);
@@ -11058,7 +11058,7 @@ static void test_log_levels(void)
         log_init(&log, env);
         CHECK_ROW(!log.as_json, rows[i].variable);
         for (int level = LOG_TRACE; level <= LOG_FATAL; level++)
-            log_line(&log, (log_level)level, S("x"), S(""), E_None);
+            log_line(&log, (log_level)level, "x", S(""), E_None);
         CHECK_ROW(script.logs == LOG_FATAL - (int)rows[i].least + 1, rows[i].variable);
         CHECK_ROW(unit_count(written(&script.log), "\n") == script.logs, rows[i].variable);
     }
@@ -11073,7 +11073,7 @@ static void test_log_lines(void)
     script_start();
     log_init(&log, env);
     log.request_id = S("req\"\\1");
-    log_line(&log, LOG_ERROR, S("what"), S("which"), E_HttpTruncated);
+    log_line(&log, LOG_ERROR, "what", S("which"), E_HttpTruncated);
     str entry = written(&script.log);
     CHECK(script.logs == 1 && str_ends(entry, S("}\n")) && strict_json(entry));
     CHECK(unit_is(strict_string_at(entry, "timestamp"), "2026-11-23T08:00:00.000Z"));
@@ -11086,7 +11086,7 @@ static void test_log_lines(void)
         name[i] = (u8)i;
     log.request_id = (str){0, 0};
     script.log.len = 0;
-    log_line(&log, LOG_WARN, S("what"), (str){name, 300}, E_None);
+    log_line(&log, LOG_WARN, "what", (str){name, 300}, E_None);
     entry = written(&script.log);
     CHECK(script.logs == 2 && strict_json(entry) && !strict_at(entry, "requestId").ptr);
     CHECK(!strict_at(entry, "errorType").ptr && unit_count(entry, "\n") == 1);
@@ -11098,7 +11098,7 @@ static void test_log_lines(void)
         log.as_json = as_json;
         log.request_id = (str){id, countof(id)};
         script.log.len = 0;
-        log_line(&log, LOG_WARN, S("what"), (str){name, 300}, E_AccessTokenInvalid);
+        log_line(&log, LOG_WARN, "what", (str){name, 300}, E_AccessTokenInvalid);
         entry = written(&script.log);
         CHECK(unit_count(entry, "\n") == 1 && entry.len <= LOG_LINE_MAX &&
               str_ends(entry, S("\n")));
@@ -11108,7 +11108,7 @@ static void test_log_lines(void)
     log.as_json = 0;
     script.log.len = 0;
     log.request_id = S("req-1");
-    log_line(&log, LOG_FATAL, S("what"), S(""), E_TimedOut);
+    log_line(&log, LOG_FATAL, "what", S(""), E_TimedOut);
     CHECK(str_starts(written(&script.log), S("2026-11-23T08:00:00.000Z\treq-1\tFATAL\twhat")));
     CHECK(unit_has(written(&script.log), "TimedOut") &&
           unit_count(written(&script.log), "\n") == 1);
