@@ -181,138 +181,139 @@ static const i64 LAMBDA_MARGIN = 300 * MS;       /* kept back from the function'
 static const i64 KEPT_SILENCE = 2 * SECOND;      /* first byte on a connection that was kept */
 static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; then three times it */
 
-/* Every error, with the sentence that a log line gives for it. The names are letters only, since
- * Lambda keeps an error type only in the form (Runtime|Function).[A-Z][A-Za-z]+. */
-#define ERRORS(X)                                                         \
-    X(None, "no error")                                                   \
-    X(OutOfMemory, "the memory for this event is used up")                \
-    X(BufferFull, "the text is too long for its buffer")                  \
-    X(Truncated, "the input ends inside an item")                         \
-    X(JsonEmpty, "there is no JSON value")                                \
-    X(JsonTruncated, "the JSON ends inside a value")                      \
-    X(JsonSyntax, "a character that JSON does not allow here")            \
-    X(JsonTooDeep, "over 1000 open JSON brackets")                        \
-    X(JsonUtf, "the JSON text is not UTF-8")                              \
-    X(JsonControl, "a control character in a JSON string")                \
-    X(JsonEscape, "an unknown escape in a JSON string")                   \
-    X(JsonNumber, "a JSON number is malformed")                           \
-    X(JsonTrailing, "something follows the JSON value")                   \
-    X(JsonShape, "the JSON is not what was asked for")                    \
-    X(ConnectRefused, "the connection was refused")                       \
-    X(ConnectionReset, "the connection was reset")                        \
-    X(ConnectionClosed, "the connection was closed first")                \
-    X(TimedOut, "the time budget ended first")                            \
-    X(Unreachable, "the address cannot be reached")                       \
-    X(NetworkFailure, "the network failed")                               \
-    X(TlsTruncated, "the end came without close_notify")                  \
-    X(DnsRefused, "the name server refuses to answer")                    \
-    X(DnsServerFailure, "the name server failed to answer")               \
-    X(AddressInvalid, "not an IP address")                                \
-    X(NameInvalid, "not a host name")                                     \
-    X(DnsStray, "a reply to another question")                            \
-    X(DnsTruncated, "a reply is cut short")                               \
-    X(DnsReplyInvalid, "a malformed reply")                               \
-    X(DnsChain, "aliases loop or are too many")                           \
-    X(DnsNoSuchName, "the host name does not exist")                      \
-    X(DnsNoAddress, "the name has no address")                            \
-    X(AeadTag, "a wrong authentication tag")                              \
-    X(KeyShareZero, "the shared secret is zero")                          \
-    X(KeyScalar, "a scalar out of range")                                 \
-    X(PointInvalid, "no uncompressed point on the curve")                 \
-    X(SignatureBad, "a wrong signature")                                  \
-    X(RsaSize, "not 2,048 to 4,096 bits, or even")                        \
-    X(RsaExponent, "even, under 3 or over 32 bits")                       \
-    X(DerMalformed, "not DER")                                            \
-    X(CertMalformed, "not as RFC 5280 says")                              \
-    X(CertVersion, "not X.509 version 3")                                 \
-    X(CertHostName, "the host is no DNS name or address")                 \
-    X(CertNameMismatch, "it is for other names than the host")            \
-    X(CertExpired, "a certificate has expired")                           \
-    X(CertNotYetValid, "a certificate is not valid yet")                  \
-    X(CertKeyUsage, "keyUsage forbids what the key is for")               \
-    X(CertPurpose, "extendedKeyUsage forbids TLS servers")                \
-    X(CertKeyWeak, "an RSA key under 2,048 bits, or odd")                 \
-    X(CertKeyUnsupported, "a key not of RSA, P-256 or P-384")             \
-    X(CertSignatureWeak, "signed with MD5 or SHA-1")                      \
-    X(CertSignatureUnsupported, "an unknown signature algorithm")         \
-    X(CertSignatureBad, "not signed by its issuer's key")                 \
-    X(CertExtensionUnknown, "an unknown critical extension")              \
-    X(CertIssuerUnknown, "no path to a trusted root")                     \
-    X(CertNotCa, "issued by one that is no CA")                           \
-    X(CertPathLength, "more CAs than pathLenConstraint allows")           \
-    X(CertPathTooLong, "the path to a root is too long")                  \
-    X(CertNameConstraint, "a CA may not certify this name")               \
-    X(CertSearchBound, "the search for a path was given up")              \
-    X(TlsVersion, "the server does not speak TLS 1.3")                    \
-    X(TlsDowngrade, "somebody has hidden TLS 1.3")                        \
-    X(TlsNothingShared, "nothing that was offered is taken")              \
-    X(TlsPeerAlert, "the server sent an alert")                           \
-    X(TlsClosed, "closed during the handshake")                           \
-    X(TlsRecordType, "a record of a type not due")                        \
-    X(TlsRecordLength, "a record is too long")                            \
-    X(TlsRecordEmpty, "an empty record")                                  \
-    X(TlsRecordCount, "too many records under one key")                   \
-    X(TlsChangeCipherSpec, "change_cipher_spec in a wrong form or place") \
-    X(TlsFlood, "too much that brings nothing")                           \
-    X(TlsAlertForm, "not exactly one alert")                              \
-    X(TlsInterleaved, "another record inside a message")                  \
-    X(TlsKeyChange, "bytes behind a change of keys")                      \
-    X(TlsMessageOrder, "a message out of order")                          \
-    X(TlsMessageSize, "a message is too long")                            \
-    X(TlsMessageForm, "a message does not parse")                         \
-    X(TlsHelloVersion, "a version that was not offered")                  \
-    X(TlsHelloEcho, "no echo of the session id, or compression")          \
-    X(TlsSuite, "a cipher suite that was not offered")                    \
-    X(TlsGroup, "a group that was not offered")                           \
-    X(TlsRetry, "a second retry, or one without effect")                  \
-    X(TlsExtensionTwice, "an extension twice, or too many")               \
-    X(TlsExtensionUnasked, "an extension that was not asked for")         \
-    X(TlsExtensionPlace, "an extension in a wrong message")               \
-    X(TlsExtensionMissing, "an extension is missing")                     \
-    X(TlsAlpn, "another protocol than http/1.1")                          \
-    X(TlsRequestContext, "a context that is not empty")                   \
-    X(TlsCertificateCount, "no certificate or too many")                  \
-    X(TlsScheme, "a wrong signature scheme")                              \
-    X(TlsCertificateVerify, "no proof of the certificate's key")          \
-    X(TlsFinished, "a wrong Finished")                                    \
-    X(TlsKeyUpdate, "an undefined value")                                 \
-    X(UrlMalformed, "a base URL is malformed")                            \
-    X(UrlInsecure, "http is for this machine only")                       \
-    X(HttpStatusLine, "no HTTP/1.x status line")                          \
-    X(HttpHeader, "a header is malformed")                                \
-    X(HttpLineEnd, "a bare CR or LF, or a control character")             \
-    X(HttpLineTooLong, "a line over 8192 bytes")                          \
-    X(HttpTooManyHeaders, "over 100 headers")                             \
-    X(HttpHeadTooLong, "headers over 32768 bytes")                        \
-    X(HttpLength, "Content-Length is malformed or in conflict")           \
-    X(HttpTransferEncoding, "a transfer coding that is not chunked")      \
-    X(HttpNoLength, "an answer without a length")                         \
-    X(HttpChunk, "a chunk is malformed")                                  \
-    X(HttpChunkSize, "a chunk too large for any body")                    \
-    X(HttpBodyTooLarge, "the body is over its limit")                     \
-    X(HttpTruncated, "the answer was cut off")                            \
-    X(HttpInterim, "too many 1xx answers, or a 101")                      \
-    X(HttpRequestUnsafe, "a character unfit for a request")               \
-    X(HttpLocation, "a redirect to no URL or path")                       \
-    X(HttpRedirects, "more than 3 redirects")                             \
-    X(RootsMissing, "no file of trusted roots")                           \
-    X(HttpBusy, "the service answered 408, 429 or 5xx")                   \
-    X(HttpStatus, "an unexpected status")                                 \
-    X(RuntimeApiUrl, "AWS_LAMBDA_RUNTIME_API is missing or malformed")    \
-    X(RuntimeApiStatus, "an unexpected status")                           \
-    X(RequestIdInvalid, "no request id of visible ASCII")                 \
-    X(InvocationIdInvalid, "an invocation id not of visible ASCII")       \
-    X(TraceIdInvalid, "a trace id not of visible ASCII")                  \
-    X(SkillIdMismatch, "the request is not for this skill")               \
-    X(NotAnAlexaRequest, "no request with a type in the event")           \
-    X(AccessTokenInvalid, "the token is more than RFC 6750 allows")       \
-    X(AccessTokenRefused, "the access token was refused")                 \
-    X(LineIdInvalid, "a line id is more than a-z, 0-9 and -")             \
-    X(LineUnknown, "TfL does not know the line")                          \
-    X(PreferencesNotSet, "Skill__SkillApiUrl is not set")                 \
-    X(UnhandledRequestType, "a type that the skill does not handle")      \
-    X(UnhandledIntent, "an intent that is not the skill's")               \
-    X(SkillException, "Alexa reports that an answer failed")
+/* Every error, with the sentence that stands behind its name in a log line and so need not repeat
+ * it. The names are letters only, since Lambda keeps an error type only in the form
+ * (Runtime|Function).[A-Z][A-Za-z]+. */
+#define ERRORS(X)                                             \
+    X(None, "no error")                                       \
+    X(OutOfMemory, "this event's memory is used up")          \
+    X(BufferFull, "the text is too long")                     \
+    X(Truncated, "it ends inside an item")                    \
+    X(JsonEmpty, "no value")                                  \
+    X(JsonTruncated, "it ends inside a value")                \
+    X(JsonSyntax, "a character not allowed here")             \
+    X(JsonTooDeep, "over 1000 open brackets")                 \
+    X(JsonUtf, "not UTF-8")                                   \
+    X(JsonControl, "a control character in a string")         \
+    X(JsonEscape, "an unknown escape")                        \
+    X(JsonNumber, "a malformed number")                       \
+    X(JsonTrailing, "text behind the value")                  \
+    X(JsonShape, "not what was asked for")                    \
+    X(ConnectRefused, "nobody listens there")                 \
+    X(ConnectionReset, "reset by the peer")                   \
+    X(ConnectionClosed, "closed too early")                   \
+    X(TimedOut, "the time budget is spent")                   \
+    X(Unreachable, "no way to the address")                   \
+    X(NetworkFailure, "of an unknown kind")                   \
+    X(TlsTruncated, "no close_notify")                        \
+    X(DnsRefused, "the server refuses")                       \
+    X(DnsServerFailure, "the server failed")                  \
+    X(AddressInvalid, "not an IP address")                    \
+    X(NameInvalid, "not a host name")                         \
+    X(DnsStray, "a reply to another question")                \
+    X(DnsTruncated, "a reply cut short")                      \
+    X(DnsReplyInvalid, "malformed")                           \
+    X(DnsChain, "aliases loop or are too many")               \
+    X(DnsNoSuchName, "no such host")                          \
+    X(DnsNoAddress, "no address")                             \
+    X(AeadTag, "a wrong tag")                                 \
+    X(KeyShareZero, "the shared secret is zero")              \
+    X(KeyScalar, "out of range")                              \
+    X(PointInvalid, "not on the curve")                       \
+    X(SignatureBad, "a wrong signature")                      \
+    X(RsaSize, "not 2048 to 4096 bits, or even")              \
+    X(RsaExponent, "even, under 3 or over 32 bits")           \
+    X(DerMalformed, "not DER")                                \
+    X(CertMalformed, "not as RFC 5280 says")                  \
+    X(CertVersion, "not version 3")                           \
+    X(CertHostName, "no DNS name or address")                 \
+    X(CertNameMismatch, "for other names")                    \
+    X(CertExpired, "it has expired")                          \
+    X(CertNotYetValid, "not valid yet")                       \
+    X(CertKeyUsage, "the key is not for this")                \
+    X(CertPurpose, "not for TLS servers")                     \
+    X(CertKeyWeak, "under 2048 bits, or odd")                 \
+    X(CertKeyUnsupported, "not RSA, P-256 or P-384")          \
+    X(CertSignatureWeak, "by MD5 or SHA-1")                   \
+    X(CertSignatureUnsupported, "an unknown algorithm")       \
+    X(CertSignatureBad, "not by its issuer")                  \
+    X(CertExtensionUnknown, "a critical extension")           \
+    X(CertIssuerUnknown, "no path to a trusted root")         \
+    X(CertNotCa, "the issuer is no CA")                       \
+    X(CertPathLength, "over pathLenConstraint")               \
+    X(CertPathTooLong, "no root in reach")                    \
+    X(CertNameConstraint, "a CA may not certify it")          \
+    X(CertSearchBound, "search given up")                     \
+    X(TlsVersion, "no TLS 1.3")                               \
+    X(TlsDowngrade, "TLS 1.3 was hidden")                     \
+    X(TlsNothingShared, "no offer is taken")                  \
+    X(TlsPeerAlert, "an alert came")                          \
+    X(TlsClosed, "closed during the handshake")               \
+    X(TlsRecordType, "a type not due")                        \
+    X(TlsRecordLength, "too long")                            \
+    X(TlsRecordEmpty, "not allowed")                          \
+    X(TlsRecordCount, "too many for one key")                 \
+    X(TlsChangeCipherSpec, "a wrong form or place")           \
+    X(TlsFlood, "too much that brings nothing")               \
+    X(TlsAlertForm, "not exactly one alert")                  \
+    X(TlsInterleaved, "another record inside a message")      \
+    X(TlsKeyChange, "bytes behind a change")                  \
+    X(TlsMessageOrder, "out of order")                        \
+    X(TlsMessageSize, "too long")                             \
+    X(TlsMessageForm, "it does not parse")                    \
+    X(TlsHelloVersion, "not offered")                         \
+    X(TlsHelloEcho, "of another id, or compression")          \
+    X(TlsSuite, "not offered")                                \
+    X(TlsGroup, "not offered")                                \
+    X(TlsRetry, "twice, or without effect")                   \
+    X(TlsExtensionTwice, "twice, or too many")                \
+    X(TlsExtensionUnasked, "not asked for")                   \
+    X(TlsExtensionPlace, "in a wrong message")                \
+    X(TlsExtensionMissing, "it is mandatory")                 \
+    X(TlsAlpn, "not http/1.1")                                \
+    X(TlsRequestContext, "not empty")                         \
+    X(TlsCertificateCount, "none or too many")                \
+    X(TlsScheme, "a wrong scheme")                            \
+    X(TlsCertificateVerify, "no proof of the key")            \
+    X(TlsFinished, "a wrong MAC")                             \
+    X(TlsKeyUpdate, "an undefined value")                     \
+    X(UrlMalformed, "not a base URL")                         \
+    X(UrlInsecure, "http is for this machine only")           \
+    X(HttpStatusLine, "not of HTTP/1.x")                      \
+    X(HttpHeader, "malformed")                                \
+    X(HttpLineEnd, "a bare CR or LF, or a control character") \
+    X(HttpLineTooLong, "over 8192 bytes")                     \
+    X(HttpTooManyHeaders, "over 100 headers")                 \
+    X(HttpHeadTooLong, "over 32768 bytes")                    \
+    X(HttpLength, "malformed or in conflict")                 \
+    X(HttpTransferEncoding, "not chunked")                    \
+    X(HttpNoLength, "a missing length")                       \
+    X(HttpChunk, "malformed")                                 \
+    X(HttpChunkSize, "too large for any body")                \
+    X(HttpBodyTooLarge, "over its limit")                     \
+    X(HttpTruncated, "the answer was cut off")                \
+    X(HttpInterim, "too many, or a 101")                      \
+    X(HttpRequestUnsafe, "an unfit character")                \
+    X(HttpLocation, "no URL or path")                         \
+    X(HttpRedirects, "more than 3")                           \
+    X(RootsMissing, "no file of roots")                       \
+    X(HttpBusy, "status 408, 429 or 5xx")                     \
+    X(HttpStatus, "unexpected status")                        \
+    X(RuntimeApiUrl, "missing or malformed")                  \
+    X(RuntimeApiStatus, "unexpected status")                  \
+    X(RequestIdInvalid, "not visible ASCII")                  \
+    X(InvocationIdInvalid, "not visible ASCII")               \
+    X(TraceIdInvalid, "not visible ASCII")                    \
+    X(SkillIdMismatch, "not for this skill")                  \
+    X(NotAnAlexaRequest, "no request with a type")            \
+    X(AccessTokenInvalid, "not as RFC 6750 says")             \
+    X(AccessTokenRefused, "status 401 or 403")                \
+    X(LineIdInvalid, "not of a-z, 0-9 and -")                 \
+    X(LineUnknown, "TfL does not know it")                    \
+    X(PreferencesNotSet, "no Skill__SkillApiUrl")             \
+    X(UnhandledRequestType, "not the skill's")                \
+    X(UnhandledIntent, "not the skill's")                     \
+    X(SkillException, "Alexa reports a failed answer")
 
 typedef enum {
 #define X(name, sentence) E_##name,
