@@ -713,7 +713,10 @@ static void put_text(writer *w, const char *text)
 
 static void put_byte(writer *w, u8 byte)
 {
-    put(w, (str){&byte, 1});
+    if (!w->error && w->len == w->cap)
+        w->error = E_BufferFull;
+    if (!w->error)
+        w->buf[w->len++] = byte;
 }
 
 /* Decimal, with leading zeros to at least `digits` digits. */
@@ -843,7 +846,7 @@ static void read_plain(reader *r)
     const u64 ones = 0x0101010101010101, tops = ones << 7;
     while (reader_left(r) >= 8) {
         u64 v;
-        memcpy(&v, r->at, 8);
+        __builtin_memcpy(&v, r->at, 8);
         u64 quote = v ^ ones * '"', slash = v ^ ones * '\\';
         u64 marks = v | (v - ones * ' ') | (quote - ones) | (slash - ones);
         if (marks & tops)
