@@ -759,12 +759,18 @@ static void put_time(writer *w, i64 unix_ms)
     }
 }
 
+/* Is it within Unicode, and no surrogate? */
+static b32 is_unicode(u32 c)
+{
+    return c <= 0x10ffff && (c < 0xd800 || c > 0xdfff);
+}
+
 /* A code point as UTF-8; a surrogate or what is beyond U+10FFFF becomes U+FFFD. */
 static void put_utf8(writer *w, u32 c)
 {
-    if (c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
+    if (!is_unicode(c))
         c = 0xfffd;
-    i32 more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    i32 more = (c >= 0x80) + (c >= 0x800) + (c >= 0x10000);
     u32 lead = more ? 0xf80u >> more & 0xff : 0; /* 110..., 1110... or 11110... */
     put_byte(w, (u8)(lead | c >> 6 * more));
     while (more--)
@@ -864,22 +870,20 @@ static u32 read_utf8(reader *r)
     u32 c = read_byte(r);
     if (c < 0x80)
         return c;
-    iz more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
-    u32 least = more == 3 ? 0x10000 : more == 2 ? 0x800 : 0x80;
-    if (c < 0xc2 || c > 0xf4 || reader_left(r) < more) {
-        reader_fail(r, E_JsonUtf);
-        return 0;
-    }
+    i32 more = 1 + (c >= 0xe0) + (c >= 0xf0);
+    u32 least = 1u << (5 * more + 1); /* 0x10000, 0x800; and 0x40, for which c < 0xc2 stands */
+    b32 good = c >= 0xc2 && c <= 0xf4;
     c &= 0x3fu >> more;
-    for (iz i = 0; i < more; i++) {
-        u8 next = read_byte(r);
-        if ((next & 0xc0) != 0x80)
-            reader_fail(r, E_JsonUtf);
+    while (good && more--) {
+        u8 next = reader_peek(r);
+        good = (next & 0xc0) == 0x80;
         c = c << 6 | (next & 63);
+        r->at += good;
     }
-    if (c < least || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
-        reader_fail(r, E_JsonUtf);
-    return r->error ? 0 : c;
+    if (good && c >= least && is_unicode(c))
+        return c;
+    reader_fail(r, E_JsonUtf);
+    return 0;
 }
 
 /* ---- addresses and names of hosts in text ---- */
