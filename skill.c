@@ -719,17 +719,14 @@ static void put_byte(writer *w, u8 byte)
         w->buf[w->len++] = byte;
 }
 
-/* Decimal, with leading zeros to at least `digits` digits. */
+/* Decimal, with leading zeros to at least `digits` >= 1 digits. */
 static void put_uint(writer *w, u64 v, iz digits)
 {
     u8 text[20]; /* 2^64 has 20 digits */
-    iz at = countof(text);
-    invariant(digits <= countof(text));
-    do
+    iz at = countof(text), least = at - digits;
+    invariant(least >= 0);
+    for (; v || at > least; v /= 10)
         text[--at] = (u8)('0' + v % 10);
-    while (v /= 10);
-    while (countof(text) - at < digits)
-        text[--at] = '0';
     put(w, (str){text + at, countof(text) - at});
 }
 
@@ -743,18 +740,19 @@ static void put_be(writer *w, u64 v, iz n)
 /* A point in time, in ms since 1970, as RFC 3339 text of UTC with milliseconds. */
 static void put_time(writer *w, i64 unix_ms)
 {
-    i64 ms = unix_ms % 86400000, day = unix_ms / 86400000;
+    i64 day = unix_ms / 86400000;
+    u32 ms = (u32)(unix_ms % 86400000);
     i64 year = 1970 + day / 366; /* never too late, and too early by a year for each 1,461 days */
     while (days_of_date(year + 1, 1, 1) <= day)
         year++;
     i64 month = 1;
     while (month < 12 && days_of_date(year, month + 1, 1) <= day)
         month++;
-    i64 part[] = {year,         month,           day - days_of_date(year, month, 1) + 1,
-                  ms / 3600000, ms / 60000 % 60, ms / 1000 % 60,
-                  ms % 1000};
+    day -= days_of_date(year, month, 1) - 1;
+    u32 part[] = {(u32)year,    (u32)month,      (u32)day,       ms / 3600000,
+                  ms / 60000 % 60, ms / 1000 % 60, ms % 1000};
     for (iz i = 0; i < countof(part); i++) {
-        put_uint(w, (u64)part[i], i == 0 ? 4 : i == 6 ? 3 : 2);
+        put_uint(w, part[i], i == 0 ? 4 : i == 6 ? 3 : 2);
         put_byte(w, S("--T::.Z").ptr[i]);
     }
 }
@@ -822,6 +820,14 @@ static u8 read_byte(reader *r)
 {
     str s = read_bytes(r, 1);
     return s.len ? s.ptr[0] : 0;
+}
+
+/* Takes the next byte if it is c, which is not 0. */
+static b32 read_if(reader *r, u8 c)
+{
+    b32 there = reader_peek(r) == c;
+    r->at += there;
+    return there;
 }
 
 /* An unsigned big-endian number of n <= 8 bytes. */
@@ -995,7 +1001,7 @@ static err address_of(str text, address *out)
  *
  * A pull tokenizer for RFC 8259, whole and strict: each call of json_next gives one token, and a
  * text that ends with JSON_END without an error is one JSON value and nothing else. Open brackets
- * are kept as one bit each, so that depth costs no recursion. A string stays where it is, escapes
+ * are kept as one byte each, so that depth costs no recursion. A string stays where it is, escapes
  * and all, until somebody asks for its text; one without escapes is never copied.
  *
  * Where an object holds a name twice the first one counts: a walk skips those that follow.
@@ -1020,9 +1026,9 @@ typedef enum {
 /* What the grammar allows at the place that the reader has come to. */
 typedef enum {
     JSON_WANT_VALUE,
-    JSON_WANT_VALUE_OR_END, /* behind [ */
     JSON_WANT_NAME,
-    JSON_WANT_NAME_OR_END, /* behind { */
+    JSON_WANT_VALUE_OR_END, /* behind [; from here on the bracket may be shut */
+    JSON_WANT_NAME_OR_END,  /* behind { */
     JSON_WANT_COMMA_OR_END,
     JSON_WANT_NOTHING,
 } json_want;
@@ -1033,7 +1039,7 @@ typedef struct {
     json_kind kind; /* the last token, */
     str text;       /* and its text: a string without its quotes, or a number */
     iz depth;
-    u8 objects[JSON_DEPTH / 8 + 1]; /* bit d: is the bracket open at depth d that of an object */
+    b32 object[JSON_DEPTH + 1]; /* is the bracket open at that depth an object's; [0]: there is none */
 } json;
 
 static void json_start(json *j, str text)
@@ -1043,17 +1049,13 @@ static void json_start(json *j, str text)
     j->kind = JSON_END;
     j->text = S("");
     j->depth = 0;
+    j->object[0] = 0;
 }
 
 static json_kind json_fail(json *j, err error)
 {
     reader_fail(&j->in, error);
-    return j->kind = JSON_END;
-}
-
-static b32 json_in_object(const json *j)
-{
-    return j->depth > 0 && (j->objects[j->depth / 8] >> (j->depth % 8) & 1);
+    return JSON_END;
 }
 
 static void json_after_value(json *j)
@@ -1071,23 +1073,20 @@ static json_kind json_open(json *j, b32 object)
 {
     if (j->depth == JSON_DEPTH)
         return json_fail(j, E_JsonTooDeep);
-    j->depth++;
-    u8 bit = (u8)(1 << (j->depth % 8));
-    u8 *byte = &j->objects[j->depth / 8];
-    *byte = object ? *byte | bit : *byte & (u8)~bit;
+    j->object[++j->depth] = object;
     j->want = object ? JSON_WANT_NAME_OR_END : JSON_WANT_VALUE_OR_END;
-    return j->kind = object ? JSON_OBJECT : JSON_ARRAY;
+    return object ? JSON_OBJECT : JSON_ARRAY;
 }
 
+/* Outside all brackets it is no place to shut one. */
 static json_kind json_shut(json *j, b32 object)
 {
-    b32 fits = j->want == JSON_WANT_COMMA_OR_END ||
-               j->want == (object ? JSON_WANT_NAME_OR_END : JSON_WANT_VALUE_OR_END);
-    if (!fits || !j->depth || json_in_object(j) != object)
+    if (j->want < JSON_WANT_VALUE_OR_END || j->object[j->depth] != object)
         return json_fail(j, E_JsonSyntax);
+    invariant(j->depth > 0);
     j->depth--;
     json_after_value(j);
-    return j->kind = object ? JSON_OBJECT_END : JSON_ARRAY_END;
+    return object ? JSON_OBJECT_END : JSON_ARRAY_END;
 }
 
 /* Four hexadecimal digits. */
@@ -1132,20 +1131,12 @@ static void json_string(json *j)
 {
     reader *r = &j->in;
     const u8 *start = r->at;
-    for (;;) {
-        read_plain(r);
-        u8 c = reader_peek(r);
-        if (!reader_left(r)) {
-            json_fail(j, E_JsonTruncated);
-            return;
-        } else if (c == '"') {
-            break;
-        } else if (c == '\\') {
+    for (u8 c; read_plain(r), (c = reader_peek(r)) != '"' && !r->error;) {
+        if (c == '\\') {
             read_byte(r);
             json_escape(r);
         } else if (c < ' ') {
-            json_fail(j, E_JsonControl);
-            return;
+            reader_fail(r, reader_left(r) ? E_JsonControl : E_Truncated);
         } else {
             read_utf8(r);
         }
@@ -1154,12 +1145,13 @@ static void json_string(json *j)
     read_byte(r);
 }
 
-static iz json_digits(reader *r)
+/* One digit or more. */
+static void json_digits(reader *r)
 {
-    const u8 *start = r->at;
+    if (!is_digit(reader_peek(r)))
+        reader_fail(r, E_JsonNumber);
     while (is_digit(reader_peek(r)))
         read_byte(r);
-    return r->at - start;
 }
 
 /* number = [ "-" ] int [ frac ] [ exp ], RFC 8259 section 6 */
@@ -1167,60 +1159,48 @@ static json_kind json_number(json *j)
 {
     reader *r = &j->in;
     const u8 *start = r->at;
-    if (reader_peek(r) == '-')
-        read_byte(r);
-    b32 zero = reader_peek(r) == '0';
-    iz digits = json_digits(r);
-    b32 good = digits == 1 || (digits > 1 && !zero);
-    if (good && reader_peek(r) == '.') {
-        read_byte(r);
-        good = json_digits(r) > 0;
+    read_if(r, '-');
+    if (!read_if(r, '0'))
+        json_digits(r);
+    else if (is_digit(reader_peek(r)))
+        reader_fail(r, E_JsonNumber);
+    if (read_if(r, '.'))
+        json_digits(r);
+    if (read_if(r, 'e') || read_if(r, 'E')) {
+        if (!read_if(r, '+'))
+            read_if(r, '-');
+        json_digits(r);
     }
-    if (good && (reader_peek(r) | 0x20) == 'e') {
-        read_byte(r);
-        if (reader_peek(r) == '+' || reader_peek(r) == '-')
-            read_byte(r);
-        good = json_digits(r) > 0;
-    }
-    if (!good)
-        return json_fail(j, E_JsonNumber);
     j->text = (str){start, r->at - start};
-    json_after_value(j);
-    return j->kind = JSON_NUMBER;
+    return JSON_NUMBER;
 }
 
-static json_kind json_word(json *j, str word, json_kind kind)
+/* What follows the first letter of true, false or null, whose kinds have the same order. */
+static json_kind json_word(json *j, u8 first)
 {
-    if (!str_eq(read_bytes(&j->in, word.len), word))
-        return json_fail(j, E_JsonSyntax);
-    json_after_value(j);
-    return j->kind = kind;
+    static const char words[][6] = {"true", "false", "null"};
+    for (i32 i = 0; i < countof(words); i++) {
+        str word = T(words[i]);
+        if (first == word.ptr[0] &&
+            str_eq(read_bytes(&j->in, word.len - 1), str_from(word, 1)))
+            return JSON_TRUE + (json_kind)i;
+    }
+    return json_fail(j, E_JsonSyntax);
 }
 
 static json_kind json_value(json *j)
 {
-    switch (reader_peek(&j->in)) {
-    case '{':
-        read_byte(&j->in);
-        return json_open(j, 1);
-    case '[':
-        read_byte(&j->in);
-        return json_open(j, 0);
-    case '"':
-        read_byte(&j->in);
-        json_string(j);
-        json_after_value(j);
-        return j->kind = j->in.error ? JSON_END : JSON_STRING;
-    case 't':
-        return json_word(j, S("true"), JSON_TRUE);
-    case 'f':
-        return json_word(j, S("false"), JSON_FALSE);
-    case 'n':
-        return json_word(j, S("null"), JSON_NULL);
-    }
-    if (reader_peek(&j->in) == '-' || is_digit(reader_peek(&j->in)))
+    u8 c = reader_peek(&j->in);
+    json_after_value(j);
+    if (c == '-' || is_digit(c))
         return json_number(j);
-    return json_fail(j, E_JsonSyntax);
+    read_byte(&j->in);
+    if (c == '{' || c == '[')
+        return json_open(j, c == '{');
+    if (c != '"')
+        return json_word(j, c);
+    json_string(j);
+    return JSON_STRING;
 }
 
 /* A member's name with the colon behind it. */
@@ -1230,36 +1210,30 @@ static json_kind json_name(json *j)
         return json_fail(j, E_JsonSyntax);
     json_string(j);
     json_skip_space(j);
-    if (!j->in.error && !reader_left(&j->in))
-        return json_fail(j, E_JsonTruncated);
     if (read_byte(&j->in) != ':')
         return json_fail(j, E_JsonSyntax);
     j->want = JSON_WANT_VALUE;
-    return j->kind = JSON_NAME;
+    return JSON_NAME;
 }
 
 static json_kind json_token(json *j)
 {
-    if (!reader_left(&j->in)) {
-        if (j->want == JSON_WANT_NOTHING)
-            return j->kind = JSON_END;
-        return json_fail(j, j->kind == JSON_END ? E_JsonEmpty : E_JsonTruncated);
-    }
+    reader *r = &j->in;
     if (j->want == JSON_WANT_NOTHING)
-        return json_fail(j, E_JsonTrailing);
-    u8 c = reader_peek(&j->in);
+        return reader_left(r) ? json_fail(j, E_JsonTrailing) : JSON_END;
+    u8 c = reader_peek(r);
     if (c == '}' || c == ']') {
-        read_byte(&j->in);
+        read_byte(r);
         return json_shut(j, c == '}');
     }
     if (j->want == JSON_WANT_COMMA_OR_END) {
-        if (read_byte(&j->in) != ',')
+        if (read_byte(r) != ',')
             return json_fail(j, E_JsonSyntax);
-        j->want = json_in_object(j) ? JSON_WANT_NAME : JSON_WANT_VALUE;
+        j->want = j->object[j->depth] ? JSON_WANT_NAME : JSON_WANT_VALUE;
         json_skip_space(j);
-        if (!reader_left(&j->in))
-            return json_fail(j, E_JsonTruncated);
     }
+    if (!reader_left(r))
+        return json_fail(j, j->kind == JSON_END ? E_JsonEmpty : E_Truncated);
     if (j->want == JSON_WANT_NAME || j->want == JSON_WANT_NAME_OR_END)
         return json_name(j);
     return json_value(j);
@@ -1269,11 +1243,10 @@ static json_kind json_token(json *j)
 static json_kind json_next(json *j)
 {
     json_skip_space(j);
-    if (!j->in.error)
-        json_token(j);
+    json_kind kind = json_token(j);
     if (j->in.error == E_Truncated)
         j->in.error = E_JsonTruncated;
-    return j->kind = j->in.error ? JSON_END : j->kind;
+    return j->kind = j->in.error ? JSON_END : kind;
 }
 
 /* Goes on to the end of a value whose first token has just been read. */
@@ -1306,7 +1279,7 @@ static b32 json_element(json *j)
 {
     json_skip_space(j);
     if (reader_peek(&j->in) != ']')
-        return !j->in.error && reader_left(&j->in) > 0;
+        return reader_left(&j->in) > 0; /* nothing is left after an error */
     json_next(j);
     return 0;
 }
@@ -1315,16 +1288,11 @@ static b32 json_element(json *j)
 static void json_put_text(writer *w, str raw)
 {
     reader r = reader_of(raw);
-    while (reader_left(&r)) {
-        const u8 *start = r.at;
-        while (reader_left(&r) && reader_peek(&r) != '\\')
-            read_byte(&r);
-        put(w, (str){start, r.at - start});
-        if (!reader_left(&r))
-            break;
-        read_byte(&r);
-        put_utf8(w, json_escape(&r));
-    }
+    while (reader_left(&r))
+        if (read_if(&r, '\\'))
+            put_utf8(w, json_escape(&r));
+        else
+            put_byte(w, read_byte(&r));
 }
 
 /* A walk through the members of an object, and of objects in it, that have one of the wanted
@@ -1363,32 +1331,31 @@ static b32 json_walk_in(json_walk *walk, str name)
     return 1;
 }
 
-static void json_walk_out(json_walk *walk)
-{
-    while (walk->len && walk->path[--walk->len] != '.')
-        ;
-}
+enum { JSON_WALK_ASTRAY = -1, JSON_WALK_INSIDE = -2 };
 
-/* What the walk's path is among the wanted ones that have not been met: the index of one, or -1;
- * *inside says whether it leads to some. With `shut` those to which it leads count as met. */
-static i32 json_walk_find(json_walk *walk, b32 shut, b32 *inside)
+/* What the walk's path is among the wanted ones that have not been met: the index of one, or that
+ * it leads to some, or to none. With `leave` all of these count as met from now on. */
+static i32 json_walk_find(json_walk *walk, b32 leave)
 {
     str list = walk->paths, here = {walk->path, walk->len};
-    i32 found = -1;
-    *inside = 0;
+    i32 found = JSON_WALK_ASTRAY;
     for (i32 i = 0; list.len; i++) {
         str path = str_cut(&list, ' ');
+        u8 next = str_at(path, here.len);
         invariant(i < 32);
-        if ((walk->seen >> i & 1) || !str_starts(path, here))
+        if ((walk->seen >> i & 1) || (next && next != '.') || !str_starts(path, here))
             continue;
-        if (path.len == here.len) {
-            found = i;
-        } else if (path.ptr[here.len] == '.') {
-            *inside = 1;
-            walk->seen |= (u32)shut << i;
-        }
+        found = next ? JSON_WALK_INSIDE : i;
+        walk->seen |= (u32)leave << i;
     }
     return found;
+}
+
+static void json_walk_out(json_walk *walk)
+{
+    json_walk_find(walk, 1);
+    while (walk->len && walk->path[--walk->len] != '.')
+        ;
 }
 
 /* Moves to the next member that is wanted and gives the index of its path; the caller then reads
@@ -1396,24 +1363,19 @@ static i32 json_walk_find(json_walk *walk, b32 shut, b32 *inside)
  * object: the first one counts, whatever its value. -1 when the object has been left. */
 static i32 json_walk_next(json_walk *walk, json *j)
 {
-    for (b32 inside;;) {
+    for (;;) {
         json_kind kind = json_next(j);
         if (kind == JSON_OBJECT_END && j->depth > walk->outside) {
-            json_walk_find(walk, 1, &inside);
             json_walk_out(walk);
         } else if (kind != JSON_NAME) {
             return -1;
         } else if (!json_walk_in(walk, j->text)) {
             json_skip(j);
         } else {
-            i32 found = json_walk_find(walk, 0, &inside);
-            if (found < 0 && inside && json_enter(j, JSON_OBJECT))
+            i32 found = json_walk_find(walk, 0);
+            if (found == JSON_WALK_INSIDE && json_enter(j, JSON_OBJECT))
                 continue;
-            if (found >= 0)
-                walk->seen |= 1u << found;
-            else if (inside)
-                json_walk_find(walk, 1, &inside);
-            else
+            if (found == JSON_WALK_ASTRAY)
                 json_skip(j);
             json_walk_out(walk);
             if (found >= 0)
@@ -1486,31 +1448,28 @@ static void json_put_open(writer *w, u8 bracket)
  * valid whatever comes in. */
 static void json_put_escaped(writer *w, str s)
 {
-    static const char hex[] = "0123456789abcdef";
     reader r = reader_of(s);
-    while (reader_left(&r) && !w->error) {
+    while (reader_left(&r)) {
         const u8 *start = r.at;
         read_plain(&r);
         put(w, (str){start, r.at - start});
         if (!reader_left(&r))
-            break;
-        reader one = r;
-        u32 c = read_utf8(&one);
-        if (one.error) {
-            put_utf8(w, 0xfffd);
-            read_byte(&r);
-            continue;
+            return;
+        start = r.at;
+        u32 c = read_utf8(&r);
+        if (r.error) {
+            c = 0xfffd;
+            r.at = start + 1;
+            r.error = E_None;
         }
-        r = one;
-        if (c == '"' || c == '\\') {
-            u8 pair[] = {'\\', (u8)c};
-            put(w, (str){pair, 2});
-        } else if (c < ' ') {
-            u8 six[] = {'\\', 'u', '0', '0', (u8)hex[c >> 4], (u8)hex[c & 15]};
-            put(w, (str){six, 6});
-        } else {
-            put_utf8(w, c);
+        if (c == '"' || c == '\\')
+            put_byte(w, '\\');
+        if (c < ' ') {
+            put_text(w, "\\u00");
+            put_byte(w, c < 16 ? '0' : '1');
+            c = (u8)"0123456789abcdef"[c & 15];
         }
+        put_utf8(w, c);
     }
 }
 
