@@ -7379,17 +7379,17 @@ static b32 alexa_is_for(const alexa_request *r, str skill_id)
  * ------------------------------------------------------------------------------------------ */
 
 typedef struct {
-    connection connection;
-    url base;
     err error; /* of its configuration */
+    url base;
+    connection connection;
 } service;
 
 typedef struct {
-    service tfl, preferences;
+    logger log;
     str app_id, app_key;
     str skill_id;
     b32 verify;
-    logger log;
+    service tfl, preferences;
 } skill;
 
 /* What one invocation carries along. */
@@ -8189,10 +8189,10 @@ static str line_message(const line *l, str name, arena *a)
 
 /* What the skill answers, in plain text. */
 typedef struct {
-    messages said;
     str title;    /* of the card; no card without one */
     str reprompt; /* the question that leaves the session open; closed without one */
     b32 link;     /* LinkAccount in place of a Standard card */
+    messages said;
 } answer;
 
 static void answer_say(answer *r, str text)
