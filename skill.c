@@ -8206,114 +8206,85 @@ static void answer_ask(answer *r, str text, str reprompt)
     r->reprompt = reprompt;
 }
 
-/* Speech as SSML: one message plain, several as paragraphs, as many as fit into max bytes. */
-static void answer_put_speech(writer *w, arena *a, const messages *said, iz max)
+/* Messages as the inside of a JSON string, as many as fit into max bytes: as SSML, one plain and
+ * several as paragraphs, or as lines of plain text. */
+static void answer_put_said(writer *w, arena *a, const str *said, iz count, iz max, b32 ssml)
 {
-    iz room = max - S("<speak></speak>").len;
-    b32 many = said->count > 1;
-    put_text(w, "<speak>");
-    for (iz i = 0; i < said->count; i++) {
-        writer one = arena_writer(a, said->text[i].len * 5 + 16); /* "&" and "<" grow to 5 */
-        say_put(&one, said->text[i]);
-        str text = arena_keep(a, &one), fits;
-        if (one.error)
-            w->error = one.error;
-        room -= many ? S("<p></p>").len : 0;
-        if (room <= 0)
-            break;
-        fits = text_cut(text, room);
-        if (fits.len < text.len && i && !str_ends(fits, S(".")))
-            break;
-        put(w, many ? S("<p>") : S(""));
-        put(w, fits);
-        put(w, many ? S("</p>") : S(""));
-        room -= fits.len;
-        if (fits.len < text.len)
-            break;
-    }
-    put_text(w, "</speak>");
-}
-
-/* The messages as lines of plain text, as many as fit. */
-static void answer_put_text(writer *w, const messages *said, iz max)
-{
-    for (iz i = 0; i < said->count && w->len < max; i++) {
-        str text = said->text[i], fits;
-        iz room = max - w->len - (w->len > 0);
-        fits = room > 0 ? text_cut(text, room) : S("");
-        if (!fits.len || (fits.len < text.len && i && !str_ends(fits, S("."))))
+    for (iz i = 0; i < count; i++) {
+        str text = said[i], before = S(""), after = S(""), fits;
+        if (ssml) {
+            writer one = arena_writer(a, text.len * 5 + 16); /* "&" and "<" grow to 5 */
+            say_put(&one, text);
+            text = arena_keep(a, &one);
+            if (one.error)
+                w->error = one.error;
+        } else if (i) {
+            before = S("\n");
+        }
+        if (ssml && count > 1) {
+            before = S("<p>");
+            after = S("</p>");
+        }
+        max -= before.len + after.len;
+        if (max <= 0)
             return;
-        put(w, w->len ? S("\n") : S(""));
-        put(w, fits);
-        if (fits.len < text.len)
+        fits = text_cut(text, max);
+        b32 whole = fits.len == text.len;
+        if ((!fits.len && !ssml) || (!whole && i && !str_ends(fits, S("."))))
+            return;
+        json_put_escaped(w, before);
+        json_put_escaped(w, fits);
+        json_put_escaped(w, after);
+        max -= fits.len;
+        if (!whole)
             return;
     }
 }
 
-static void answer_put_voice(writer *w, arena *a, const messages *said, iz max)
+static void answer_put_voice(writer *w, arena *a, const str *said, iz count, iz max)
 {
-    u8 *buf = arena_alloc(a, max);
-    writer ssml = writer_of(buf, buf ? max : 0);
-    json_put_name(w, "outputSpeech");
-    json_put_open(w, '{');
-    json_put_member(w, "type", S("SSML"));
-    answer_put_speech(&ssml, a, said, max);
-    if (ssml.error)
-        w->error = ssml.error;
-    json_put_member(w, "ssml", written(&ssml));
-    put_byte(w, '}');
+    put_text(w, "\"outputSpeech\":{\"type\":\"SSML\",\"ssml\":\"<speak>");
+    answer_put_said(w, a, said, count, max - S("<speak></speak>").len, 1);
+    put_text(w, "</speak>\"}");
 }
 
 static void answer_put_card(writer *w, arena *a, const answer *r, iz max)
 {
-    if (!r->link && !r->title.len)
-        return;
-    json_put_name(w, "card");
-    json_put_open(w, '{');
-    json_put_member(w, "type", r->link ? S("LinkAccount") : S("Standard"));
-    if (!r->link) {
-        writer text = arena_writer(a, max);
+    if (r->link) {
+        put_text(w, ",\"card\":{\"type\":\"LinkAccount\"}");
+    } else if (r->title.len) {
         str title = text_cut(r->title, ALEXA_CARD_TITLE_MAX);
-        answer_put_text(&text, &r->said, max - title.len);
-        if (text.error)
-            w->error = text.error;
+        put_text(w, ",\"card\":{\"type\":\"Standard\"");
         json_put_member(w, "title", title);
-        json_put_member(w, "text", arena_keep(a, &text));
+        put_text(w, ",\"text\":\"");
+        answer_put_said(w, a, r->said.text, r->said.count, max - title.len, 0);
+        put_text(w, "\"}");
     }
-    put_byte(w, '}');
 }
 
 /* One try at a response in which speech and card have at most `max` bytes each. */
 static str answer_try(const answer *r, arena *a, iz max)
 {
+    const messages *said = &r->said;
     u8 *buf = arena_alloc(a, ALEXA_RESPONSE_MAX);
     writer w = writer_of(buf, buf ? ALEXA_RESPONSE_MAX : 0);
-    json_put_open(&w, '{');
-    json_put_member(&w, "version", S("1.0"));
+    put_text(&w, "{\"version\":\"1.0\"");
     if (r->reprompt.len) {
-        writer last = arena_writer(a, max);
-        answer_put_text(&last, &r->said, max);
-        if (last.error)
-            w.error = last.error;
-        json_put_name(&w, "sessionAttributes");
-        json_put_open(&w, '{');
-        json_put_member(&w, "speech", arena_keep(a, &last));
-        put_byte(&w, '}');
+        put_text(&w, ",\"sessionAttributes\":{\"speech\":\"");
+        answer_put_said(&w, a, said->text, said->count, max, 0);
+        put_text(&w, "\"}");
     }
-    json_put_name(&w, "response");
-    json_put_open(&w, '{');
-    if (r->said.count) {
-        answer_put_voice(&w, a, &r->said, max);
+    put_text(&w, ",\"response\":{");
+    if (said->count) {
+        answer_put_voice(&w, a, said->text, said->count, max);
         answer_put_card(&w, a, r, max);
         if (r->reprompt.len) {
-            messages again = {.count = 1, .text = {r->reprompt}};
-            json_put_name(&w, "reprompt");
-            json_put_open(&w, '{');
-            answer_put_voice(&w, a, &again, max);
+            put_text(&w, ",\"reprompt\":{");
+            answer_put_voice(&w, a, &r->reprompt, 1, max);
             put_byte(&w, '}');
         }
-        json_put_name(&w, "shouldEndSession");
-        put(&w, r->reprompt.len ? S("false") : S("true"));
+        put_text(&w, ",\"shouldEndSession\":");
+        put_text(&w, r->reprompt.len ? "false" : "true");
     }
     put_text(&w, "}}");
     return w.error ? (str){0, 0} : written(&w);
