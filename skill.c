@@ -7425,39 +7425,65 @@ static void skill_init(skill *s, network *net)
     log_init(&s->log, env);
 }
 
-/* A target below the service's base URL. */
-static writer service_target(task *t, const service *s)
+/* One question to a service: the target is written, the answer is got, then read. */
+typedef struct {
+    task *task;
+    service *service;
+    str what;      /* is asked, for the log */
+    writer target; /* below the service's base URL */
+    i32 status;    /* of the answer */
+    json answer;
+} inquiry;
+
+static void inquiry_start(inquiry *q, task *t, service *s, str what)
 {
-    writer w = arena_writer(t->arena, HTTP_REQUEST_MAX);
-    http_put(&w, s->base.path, 0);
-    put_byte(&w, '/');
-    return w;
+    q->task = t;
+    q->service = s;
+    q->what = what;
+    q->status = 0;
+    q->target = arena_writer(t->arena, HTTP_REQUEST_MAX);
+    http_put(&q->target, s->base.path, 0);
+    put_byte(&q->target, '/');
 }
 
-/* GETs the target that w holds. Any status but 200 is E_HttpStatus; which one it was stands in the
- * response, whose head and body are gone then, and in the log. */
-static err service_get(task *t, service *s, writer *w, str token, str what, http_response *r)
+/* GETs the target. Any status but 200 is E_HttpStatus; head and body are gone then. Errors are in
+ * the log. */
+static err inquiry_ask(inquiry *q, str token)
 {
+    task *t = q->task;
+    service *s = q->service;
     iz tries = 0;
-    err error = w->error;
-    str target = arena_keep(t->arena, w);
+    err error = q->target.error;
+    str target = arena_keep(t->arena, &q->target);
     u8 *mark = t->arena->at;
-    *r = (http_response){0};
+    http_response r = {0};
+    if (s->error) {
+        str name = s == &t->skill->tfl ? S("Skill__TflApiUrl") : S("Skill__SkillApiUrl");
+        log_line(&t->skill->log, LOG_ERROR, name, S(""), s->error);
+        return s->error;
+    }
     if (!error)
-        error = http_get(&s->connection, target, token, t->deadline, t->arena, r, &tries);
-    if (!error && r->status != 200)
+        error = http_get(&s->connection, target, token, t->deadline, t->arena, &r, &tries);
+    if (!error && r.status != 200)
         error = E_HttpStatus;
+    q->status = r.status;
+    json_start(&q->answer, r.body);
     if (!error)
         return E_None;
-    log_status(&t->skill->log, what, r->status, tries, error);
+    log_status(&t->skill->log, q->what, r.status, tries, error);
     arena_rewind(t->arena, mark);
     return error;
 }
 
-/* An answer, or a base URL, is not what it should be. */
-static err service_garbled(task *t, str what, err error)
+/* Reads the answer to its end. It is garbled if that is not JSON, or was not of the right shape:
+ * E_JsonShape, in the log as well. */
+static err inquiry_end(inquiry *q, b32 shape)
 {
-    log_line(&t->skill->log, LOG_ERROR, what, S(""), error);
+    err error = json_finish(&q->answer);
+    if (!error && !shape)
+        error = E_JsonShape;
+    if (error)
+        log_line(&q->task->skill->log, LOG_ERROR, q->what, S("answer"), error);
     return error;
 }
 
@@ -7582,41 +7608,40 @@ static line *tfl_parse_line(json *j, task *t)
     return l;
 }
 
-/* Appends the lines of an answer to the list. E_JsonShape unless it is an array of lines, one at
- * least, that have a name and an id. */
-static err tfl_parse_lines(str body, task *t, line **list)
+/* Appends the lines of an answer to the list. False unless it is an array of lines, one at least,
+ * that have a name and an id. */
+static b32 tfl_parse_lines(json *j, task *t, line **list)
 {
-    json j;
+    b32 good = 0;
     while (*list)
         list = &(*list)->next;
-    json_start(&j, body);
-    b32 array = json_enter(&j, JSON_ARRAY), good = 0;
-    while (array && json_element(&j)) {
-        line *l = tfl_parse_line(&j, t);
-        good = l && l->name.len && l->id.len;
-        if (!good)
-            json_fail(&j, E_JsonShape);
-        if (l) {
-            *list = l;
-            list = &l->next;
+    if (json_enter(j, JSON_ARRAY))
+        while (json_element(j)) {
+            line *l = tfl_parse_line(j, t);
+            good = l && l->name.len && l->id.len;
+            if (!good)
+                json_fail(j, E_JsonShape);
+            if (l) {
+                *list = l;
+                list = &l->next;
+            }
         }
-    }
-    err error = json_finish(&j);
-    return error ? error : array && good ? E_None : E_JsonShape;
+    return good;
 }
 
-/* Ends the target with the credentials. */
-static void tfl_put_query(task *t, writer *w)
+/* Ends the target with the credentials, and asks. */
+static err tfl_ask(inquiry *q)
 {
-    const skill *s = t->skill;
+    const skill *s = q->task->skill;
     if (s->app_id.len) {
-        put_text(w, "?app_id=");
-        http_put_encoded(w, s->app_id);
+        put_text(&q->target, "?app_id=");
+        http_put_encoded(&q->target, s->app_id);
     }
     if (s->app_key.len) {
-        put(w, s->app_id.len ? S("&app_key=") : S("?app_key="));
-        http_put_encoded(w, s->app_key);
+        put_text(&q->target, s->app_id.len ? "&app_key=" : "?app_key=");
+        http_put_encoded(&q->target, s->app_key);
     }
+    return inquiry_ask(q, S(""));
 }
 
 /* Characters of a TfL line id: what may stand in a request's path. */
@@ -7632,24 +7657,21 @@ static b32 line_id_valid(str id)
  * E_LineUnknown when TfL answers 404. */
 static err tfl_status(task *t, const str *ids, iz count, line **lines)
 {
-    http_response r;
+    inquiry q;
     invariant(count > 0 && count <= LINES_PER_CALL);
-    if (t->skill->tfl.error)
-        return service_garbled(t, S("Skill__TflApiUrl"), t->skill->tfl.error);
-    writer w = service_target(t, &t->skill->tfl);
-    put_text(&w, "Line/");
+    inquiry_start(&q, t, &t->skill->tfl, S("TfL status"));
+    put_text(&q.target, "Line/");
     for (iz i = 0; i < count; i++) {
         invariant(line_id_valid(ids[i]));
-        put(&w, i ? S("%2C") : S(""));
-        put(&w, ids[i]);
+        if (i)
+            put_text(&q.target, "%2C");
+        put(&q.target, ids[i]);
     }
-    put_text(&w, "/Status");
-    tfl_put_query(t, &w);
-    err error = service_get(t, &t->skill->tfl, &w, S(""), S("TfL status"), &r);
+    put_text(&q.target, "/Status");
+    err error = tfl_ask(&q);
     if (error)
-        return error == E_HttpStatus && r.status == 404 ? E_LineUnknown : error;
-    error = tfl_parse_lines(r.body, t, lines);
-    return error ? service_garbled(t, S("TfL status answer"), error) : E_None;
+        return error == E_HttpStatus && q.status == 404 ? E_LineUnknown : error;
+    return inquiry_end(&q, tfl_parse_lines(&q.answer, t, lines));
 }
 
 /* A list of messages in plain text; more than it holds could not be spoken either. */
@@ -7693,24 +7715,20 @@ static str text_tidy(arena *a, str raw, b32 stop)
  * alphabetical order without case. */
 static err tfl_disruption(task *t, messages *m)
 {
-    http_response r;
-    json j;
-    if (t->skill->tfl.error)
-        return service_garbled(t, S("Skill__TflApiUrl"), t->skill->tfl.error);
-    writer w = service_target(t, &t->skill->tfl);
-    put_text(&w, "Line/Mode/dlr%2Celizabeth-line%2Coverground%2Ctube/Disruption");
-    tfl_put_query(t, &w);
-    err error = service_get(t, &t->skill->tfl, &w, S(""), S("TfL disruption"), &r);
+    inquiry q;
+    json *j = &q.answer;
+    inquiry_start(&q, t, &t->skill->tfl, S("TfL disruption"));
+    put_text(&q.target, "Line/Mode/dlr%2Celizabeth-line%2Coverground%2Ctube/Disruption");
+    err error = tfl_ask(&q);
     if (error)
         return error;
-    json_start(&j, r.body);
-    b32 array = json_enter(&j, JSON_ARRAY);
-    while (array && json_element(&j)) {
+    b32 array = json_enter(j, JSON_ARRAY);
+    while (array && json_element(j)) {
         json_walk walk;
-        if (!json_walk_start(&walk, &j, "description"))
+        if (!json_walk_start(&walk, j, "description"))
             continue;
-        while (json_walk_next(&walk, &j) >= 0) {
-            str text = text_tidy(t->arena, json_text(&j, t->arena), 0);
+        while (json_walk_next(&walk, j) >= 0) {
+            str text = text_tidy(t->arena, json_text(j, t->arena), 0);
             iz at = 0;
             while (at < m->count && str_order_nocase(m->text[at], text) < 0)
                 at++;
@@ -7720,10 +7738,7 @@ static err tfl_disruption(task *t, messages *m)
     }
     for (iz i = 0; i < m->count; i++)
         m->text[i] = text_tidy(t->arena, m->text[i], 1);
-    error = json_finish(&j);
-    if (!error && !array)
-        error = E_JsonShape;
-    return error ? service_garbled(t, S("TfL disruption answer"), error) : E_None;
+    return inquiry_end(&q, array);
 }
 
 /* A set of line ids in the order of arrival. */
@@ -7757,24 +7772,20 @@ static void line_ids_add_today(line_ids *set, str id)
  * stand in a request are logged and left out. E_AccessTokenRefused for 401 and 403. */
 static err preferences_get(task *t, str token, line_ids *favourites)
 {
-    http_response r;
-    json j;
-    service *s = &t->skill->preferences;
+    inquiry q;
+    json *j = &q.answer;
     json_walk walk;
     b32 listed = 0;
     err odd = E_None;
-    if (s->error)
-        return service_garbled(t, S("Skill__SkillApiUrl"), s->error);
-    writer w = service_target(t, s);
-    put_text(&w, "api/preferences");
-    err error = service_get(t, s, &w, token, S("preferences"), &r);
+    inquiry_start(&q, t, &t->skill->preferences, S("preferences"));
+    put_text(&q.target, "api/preferences");
+    err error = inquiry_ask(&q, token);
     if (error)
-        return r.status == 401 || r.status == 403 ? E_AccessTokenRefused : error;
-    json_start(&j, r.body);
-    if (json_walk_start(&walk, &j, "favoriteLines"))
-        while (json_walk_next(&walk, &j) >= 0)
-            for (listed = json_enter(&j, JSON_ARRAY); listed && json_element(&j);) {
-                str id = json_text(&j, t->arena);
+        return q.status == 401 || q.status == 403 ? E_AccessTokenRefused : error;
+    if (json_walk_start(&walk, j, "favoriteLines"))
+        while (json_walk_next(&walk, j) >= 0)
+            for (listed = json_enter(j, JSON_ARRAY); listed && json_element(j);) {
+                str id = json_text(j, t->arena);
                 if (line_id_valid(id))
                     line_ids_add_today(favourites, id);
                 else
@@ -7782,10 +7793,7 @@ static err preferences_get(task *t, str token, line_ids *favourites)
             }
     if (odd)
         log_line(&t->skill->log, LOG_WARN, S("favourite left out"), S(""), odd);
-    error = json_finish(&j);
-    if (!error && !listed)
-        error = E_JsonShape;
-    return error ? service_garbled(t, S("preferences answer"), error) : E_None;
+    return inquiry_end(&q, listed);
 }
 
 /* ---------------------------------------------------------------------------------------------

@@ -11325,7 +11325,10 @@ static void test_tfl_status_without_memory(void)
             arena *a = unit_small_arena(room);
             task t = unit_task(s, a);
             line *lines = 0;
-            err error = tfl_parse_lines((str){(u8 *)body, n}, &t, &lines);
+            json j;
+            json_start(&j, (str){(u8 *)body, n});
+            tfl_parse_lines(&j, &t, &lines);
+            err error = json_finish(&j);
             if (room == 1000)
                 CHECK(error == E_OutOfMemory);
             CHECK(error);
