@@ -7807,29 +7807,29 @@ static err preferences_get(task *t, str token, line_ids *favourites)
  * High St Kensington) unless the name of a saint follows it (King's Cross St Pancras).
  * ------------------------------------------------------------------------------------------ */
 
-/* The lines, one a row: TfL's id, its name, and then what people call it, folded as line_fold does.
- * The last row is no line but the six of London Overground together. */
+/* The lines, one a row: TfL's id, its name, and then what else people call it, folded as line_fold
+ * does. The last row is no line but the six of London Overground together. */
 static const char line_table[] =
-    "bakerloo|Bakerloo|bakerloo\n"
-    "central|Central|central\n"
-    "circle|Circle|circle\n"
-    "district|District|district\n"
+    "bakerloo|Bakerloo\n"
+    "central|Central\n"
+    "circle|Circle\n"
+    "district|District\n"
     "hammersmith-city|Hammersmith & City|hammersmith and city|hammersmith city|hammersmith|h and c"
     "|h c\n"
-    "jubilee|Jubilee|jubilee\n"
-    "metropolitan|Metropolitan|metropolitan|met\n"
-    "northern|Northern|northern\n"
-    "piccadilly|Piccadilly|piccadilly\n"
-    "victoria|Victoria|victoria\n"
+    "jubilee|Jubilee\n"
+    "metropolitan|Metropolitan|met\n"
+    "northern|Northern\n"
+    "piccadilly|Piccadilly\n"
+    "victoria|Victoria\n"
     "waterloo-city|Waterloo & City|waterloo and city|waterloo city|waterloo|city|drain|w and c\n"
-    "dlr|DLR|dlr|d l r|docklands light railway|docklands light rail|docklands railway|docklands\n"
-    "elizabeth|Elizabeth line|elizabeth|crossrail|cross rail|liz|lizzie|lizzy|tfl rail\n"
-    "liberty|Liberty|liberty\n"
-    "lioness|Lioness|lioness\n"
-    "mildmay|Mildmay|mildmay\n"
-    "suffragette|Suffragette|suffragette\n"
-    "weaver|Weaver|weaver\n"
-    "windrush|Windrush|windrush\n"
+    "dlr|DLR|d l r|docklands light railway|docklands light rail|docklands railway|docklands\n"
+    "elizabeth|Elizabeth line|crossrail|cross rail|liz|lizzie|lizzy|tfl rail\n"
+    "liberty|Liberty\n"
+    "lioness|Lioness\n"
+    "mildmay|Mildmay\n"
+    "suffragette|Suffragette\n"
+    "weaver|Weaver\n"
+    "windrush|Windrush\n"
     "london-overground|London Overground|london overground|overground\n";
 
 /* TfL's severities in the order of their numbers: how bad each is, as a letter, and what is said,
@@ -7902,12 +7902,10 @@ static known_line line_find(str said)
     writer w = writer_of(buf, countof(buf));
     str folded = line_fold(&w, said), rows = S(line_table);
     while (folded.len && rows.len) {
-        str row = str_cut(&rows, '\n');
-        known_line found;
-        found.id = str_cut(&row, '|');
-        found.name = str_cut(&row, '|');
-        while (row.len)
-            if (str_eq(str_cut(&row, '|'), folded))
+        str row = str_cut(&rows, '\n'), called = str_cut(&row, '|');
+        known_line found = {called, str_cut(&row, '|')};
+        for (; called.len; called = str_cut(&row, '|'))
+            if (str_eq(called, folded))
                 return found;
     }
     return (known_line){0};
