@@ -7868,7 +7868,7 @@ static str text_fold(writer *w, str text)
         u8 c = to_lower(text.ptr[i]), last = str_at(written(w), w->len - 1);
         b32 apart = last && last != ' ';
         if (c == '&')
-            put(w, apart ? S(" and ") : S("and "));
+            put_text(w, apart ? " and " : "and ");
         else if (is_alnum(c) || c >= 0x80)
             put_byte(w, c);
         else if (c < ' ' && !is_space(c))
@@ -7995,7 +7995,7 @@ static void say_put(writer *w, str text)
         else if (end > i)
             put(w, str_span(text, i, end));
         else if (c == '&')
-            put(w, last == ' ' || !last ? S("and") : S(" and"));
+            put_text(w, last == ' ' || !last ? "and" : " and");
         else if (c == '<')
             put_text(w, "&lt;");
         else if (c == '>')
@@ -8037,21 +8037,27 @@ static void line_put_name(writer *w, str name)
     iz n = name.len;
     b32 whole = str_eq_nocase(name, S("DLR")) || str_eq_nocase(name, S("London Overground")) ||
                 (n > 5 && str_eq_nocase(str_from(name, n - 5), S(" line")));
-    put(w, whole ? S("") : S(" line"));
+    if (!whole)
+        put_text(w, " line");
+}
+
+/* A blank, unless nothing stands before it. */
+static void put_blank(writer *w)
+{
+    if (w->len)
+        put_byte(w, ' ');
 }
 
 /* A sentence of the table with the line's name for %, or "it" where the name is empty. */
 static void line_put_sentence(writer *w, str sentence, str name)
 {
     str rest = sentence, head = str_cut(&rest, '%');
-    put(w, w->len ? S(" ") : S(""));
+    put_blank(w);
     iz start = w->len;
     put(w, head);
-    put(w, name.len ? S("the ") : S(""));
+    put_text(w, name.len ? "the " : "it");
     if (name.len)
         line_put_name(w, name);
-    else
-        put_text(w, "it");
     put(w, rest);
     if (!w->error && !head.len)
         w->buf[start] &= (u8)~0x20; /* "the" or "it" begins the sentence */
@@ -8080,7 +8086,8 @@ static void status_put(writer *w, const line_status *s, str name)
     if (row.len > 1) {
         line_put_sentence(w, str_from(row, 1), name);
     } else if (s->description.len && s->description.len < LINE_MESSAGE_MAX / 4) {
-        put(w, w->len ? S(" TfL reports ") : S("TfL reports "));
+        put_blank(w);
+        put_text(w, "TfL reports ");
         put(w, s->description);
         line_put_sentence(w, S("on %."), name);
     }
@@ -8182,7 +8189,7 @@ static str line_message(const line *l, str name, arena *a)
         if (status_is_told(now, reasons, i))
             continue;
         if (reasons[i].len) {
-            put(&w, w.len ? S(" ") : S(""));
+            put_blank(&w);
             put(&w, text_cut(reasons[i], w.cap - w.len));
         } else if (i) {
             status_put(&w, now[i], S(""));
