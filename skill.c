@@ -660,6 +660,12 @@ static str written(const writer *w)
     return (str){w->buf, w->len};
 }
 
+/* The last byte, or 0 where nothing is written. */
+static u8 writer_last(const writer *w)
+{
+    return w->len ? w->buf[w->len - 1] : 0;
+}
+
 /* Takes back what was written beyond n bytes, and wipes it: what lies behind a writer's text is
  * zero if it was so before. */
 static void writer_cut(writer *w, iz n)
@@ -928,55 +934,49 @@ static i32 address_number(reader *r, i32 base, iz most)
 }
 
 /* Four decimal numbers with dots between them and nothing else. */
-static err address_v4(reader r, u8 *ip)
+static err address_v4(reader *r, u8 *ip)
 {
     for (iz i = 0; i < 4; i++) {
-        if (i && read_byte(&r) != '.')
+        if (i && read_byte(r) != '.')
             return E_AddressInvalid;
-        i32 v = address_number(&r, 10, 3);
+        i32 v = address_number(r, 10, 3);
         if (v < 0 || v > 255)
             return E_AddressInvalid;
         ip[i] = (u8)v;
     }
-    return reader_left(&r) ? E_AddressInvalid : E_None;
+    return reader_left(r) ? E_AddressInvalid : E_None;
 }
 
 /* The three forms of RFC 4291 2.2. */
-static err address_v6(reader r, u8 ip[16])
+static err address_v6(reader *r, u8 ip[16])
 {
     iz n = 0, gap = -1; /* bytes had so far; how many of them stood before the "::" */
-    if (reader_peek(&r) == ':' && (read_byte(&r), reader_peek(&r) != ':'))
+    if (read_if(r, ':') && reader_peek(r) != ':')
         return E_AddressInvalid;
-    for (;;) {
-        if (reader_peek(&r) == ':') {
-            if (gap >= 0)
-                return E_AddressInvalid;
+    do {
+        if (gap < 0 && read_if(r, ':')) {
             gap = n;
-            read_byte(&r);
-            if (!reader_left(&r))
+            if (!reader_left(r))
                 break;
         }
-        reader group = r;
-        i32 v = address_number(&r, 16, 4);
-        if (reader_peek(&r) == '.') {
-            if (n > 12 || address_v4(group, ip + n))
+        reader group = *r;
+        i32 v = address_number(r, 16, 4);
+        if (reader_peek(r) == '.') {
+            if (n > 12 || address_v4(&group, ip + n))
                 return E_AddressInvalid;
             n += 4;
+            r->at = r->end;
             break;
         }
         if (v < 0 || n > 14)
             return E_AddressInvalid;
         ip[n++] = (u8)(v >> 8);
         ip[n++] = (u8)v;
-        if (!reader_left(&r))
-            break;
-        if (read_byte(&r) != ':')
-            return E_AddressInvalid;
-    }
-    if (gap < 0)
-        return n == 16 ? E_None : E_AddressInvalid;
-    if (n > 14)
+    } while (read_if(r, ':'));
+    if (reader_left(r) || (gap < 0 ? n != 16 : n > 14))
         return E_AddressInvalid;
+    if (gap < 0)
+        return E_None;
     memmove(ip + 16 - (n - gap), ip + gap, (uz)(n - gap));
     wipe(ip + gap, 16 - n);
     return E_None;
@@ -987,13 +987,15 @@ static err address_v6(reader r, u8 ip[16])
  * The port is set to 0. E_AddressInvalid. */
 static err address_of(str text, address *out)
 {
+    reader r = reader_of(text);
     *out = (address){0};
-    if (!address_v4(reader_of(text), out->ip))
+    if (!address_v4(&r, out->ip))
         return E_None;
     *out = (address){.v6 = 1};
     if (text.len > 2 && text.ptr[0] == '[' && text.ptr[text.len - 1] == ']')
         text = str_span(text, 1, text.len - 1);
-    return address_v6(reader_of(text), out->ip);
+    r = reader_of(text);
+    return address_v6(&r, out->ip);
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -1433,7 +1435,7 @@ static err json_finish(json *j)
  * as literals in pairs. */
 static void json_put_comma(writer *w)
 {
-    u8 last = str_at(written(w), w->len - 1);
+    u8 last = writer_last(w);
     if (last && last != '{' && last != '[' && last != ':')
         put_byte(w, ',');
 }
@@ -7696,17 +7698,20 @@ static void messages_insert(messages *m, iz at, str text)
 static str text_tidy(arena *a, str raw, b32 stop)
 {
     writer w = arena_writer(a, raw.len + 1);
+    b32 apart = 0;
     for (iz i = 0; i < raw.len; i++) {
-        u8 c = raw.ptr[i] <= ' ' || raw.ptr[i] == 0x7f ? ' ' : raw.ptr[i];
-        u8 last = str_at(written(&w), w.len - 1);
-        if ((c == ' ' && (last == ' ' || !last)) || (c == '.' && last == '.'))
+        u8 c = raw.ptr[i];
+        if (c <= ' ' || c == 0x7f) {
+            apart = w.len > 0;
             continue;
-        put_byte(&w, c);
+        }
+        if (apart)
+            put_byte(&w, ' ');
+        if (c != '.' || writer_last(&w) != '.')
+            put_byte(&w, c);
+        apart = 0;
     }
-    if (w.len && w.buf[w.len - 1] == ' ')
-        writer_cut(&w, w.len - 1);
-    u8 last = str_at(written(&w), w.len - 1);
-    if (stop && last && !is_one_of(last, ".!?"))
+    if (stop && w.len && !is_one_of(writer_last(&w), ".!?"))
         put_byte(&w, '.');
     return arena_keep(a, &w);
 }
@@ -7865,7 +7870,7 @@ enum { SEVERITY_COUNT = 21, SEVERITY_GOOD = 10, SEVERITY_INFORMATION = 19 };
 static str text_fold(writer *w, str text)
 {
     for (iz i = 0; i < text.len; i++) {
-        u8 c = to_lower(text.ptr[i]), last = str_at(written(w), w->len - 1);
+        u8 c = to_lower(text.ptr[i]), last = writer_last(w);
         b32 apart = last && last != ' ';
         if (c == '&')
             put_text(w, apart ? " and " : "and ");
@@ -7989,7 +7994,7 @@ static void say_put(writer *w, str text)
         while (is_word(text, end))
             end++;
         str said = end > i ? say_word(text, i, &end) : (str){0, 0};
-        u8 c = str_at(text, i), last = str_at(written(w), w->len - 1);
+        u8 c = str_at(text, i), last = writer_last(w);
         if (said.ptr)
             put(w, said);
         else if (end > i)

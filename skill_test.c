@@ -7976,7 +7976,8 @@ static void test_dns_address_text(void)
                        : e == E_AddressInvalid;
         check_at(__FILE__, __LINE__, good, rows[i].text);
         u8 *tight = malloc(16); /* nothing is written beyond it, whatever the text */
-        CHECK(!address_v6(reader_of(unit_str(rows[i].text)), tight) ==
+        reader r = reader_of(unit_str(rows[i].text));
+        CHECK(!address_v6(&r, tight) ==
               (!e && a.at[0].v6 && rows[i].text[0] != '['));
         free(tight);
     }
