@@ -568,19 +568,15 @@ static b32 str_is_visible(str s, iz max)
 }
 
 /* The value of a variable of the environment, or {0, 0}. `env` ends with a null pointer. */
-static str env_get(const char *const *env, str name)
+static str env_get(const char *const *env, const char *name)
 {
     for (; *env; env++) {
-        const u8 *at = (const u8 *)*env;
+        const char *at = *env;
         iz n = 0;
-        while (n < name.len && at[n] == name.ptr[n])
+        while (name[n] && at[n] == name[n])
             n++;
-        if (n < name.len || at[n] != '=')
-            continue;
-        str value = {at + n + 1, 0};
-        while (value.ptr[value.len])
-            value.len++;
-        return value;
+        if (!name[n] && at[n] == '=')
+            return str_of_array(at + n + 1, EVENT_MAX);
     }
     return (str){0, 0};
 }
@@ -1261,10 +1257,12 @@ static void json_skip_rest(json *j)
         ;
 }
 
-static void json_skip(json *j)
+/* Steps over the next value; its kind, and in j->text its text where it is not a structure. */
+static json_kind json_skip(json *j)
 {
-    json_next(j);
+    json_kind kind = json_next(j);
     json_skip_rest(j);
+    return kind;
 }
 
 /* Enters the next value if it is of that kind; else steps over it and gives false. */
@@ -1390,8 +1388,7 @@ static i32 json_walk_next(json_walk *walk, json *j)
  * that is not there, gives a null pointer; a value of any other kind gives "". */
 static str json_text(json *j, arena *a)
 {
-    json_kind kind = json_next(j);
-    json_skip_rest(j);
+    json_kind kind = json_skip(j);
     if (kind == JSON_NULL)
         return (str){0, 0};
     if (kind != JSON_STRING)
@@ -1410,16 +1407,12 @@ static str json_text(json *j, arena *a)
 static i32 json_small(json *j, i32 max)
 {
     u64 value;
-    json_kind kind = json_next(j);
-    json_skip_rest(j);
-    return kind == JSON_NUMBER && str_to_uint(j->text, (u64)max, &value) ? (i32)value : -1;
+    return json_skip(j) == JSON_NUMBER && str_to_uint(j->text, (u64)max, &value) ? (i32)value : -1;
 }
 
 static b32 json_is_true(json *j)
 {
-    json_kind kind = json_next(j);
-    json_skip_rest(j);
-    return kind == JSON_TRUE;
+    return json_skip(j) == JSON_TRUE;
 }
 
 /* Reads to the end of the whole text, which alone shows that it is one JSON value. */
@@ -6283,7 +6276,7 @@ static str network_roots(const network *net)
         "/etc/ssl/certs/ca-certificates.crt", /* Debian */
         "/etc/ssl/cert.pem",                  /* Alpine */
     };
-    str named = env_get(net->env, S("SSL_CERT_FILE")), file = {0, 0};
+    str named = env_get(net->env, "SSL_CERT_FILE"), file = {0, 0};
     if (named.len)
         return os_map((const char *)named.ptr);
     for (iz i = 0; i < countof(places) && !file.ptr; i++)
@@ -7005,8 +6998,8 @@ static str err_name(err error, str *sentence)
 
 static void log_init(logger *log, const char *const *env)
 {
-    str level = env_get(env, S("AWS_LAMBDA_LOG_LEVEL"));
-    log->as_json = str_eq_nocase(env_get(env, S("AWS_LAMBDA_LOG_FORMAT")), S("JSON"));
+    str level = env_get(env, "AWS_LAMBDA_LOG_LEVEL");
+    log->as_json = str_eq_nocase(env_get(env, "AWS_LAMBDA_LOG_FORMAT"), S("JSON"));
     log->least = LOG_INFO;
     for (i32 i = 0; i < (i32)countof(log_levels); i++)
         if (str_eq_nocase(level, T(log_levels[i])))
@@ -7093,7 +7086,7 @@ typedef struct {
 
 static err lambda_init(lambda *l, network *net)
 {
-    str place = env_get(net->env, S("AWS_LAMBDA_RUNTIME_API"));
+    str place = env_get(net->env, "AWS_LAMBDA_RUNTIME_API");
     if (url_parse(place, 1, &l->base) || l->base.origin.https)
         return E_RuntimeApiUrl;
     connection_init(&l->connection, net, l->base.origin);
@@ -7413,16 +7406,16 @@ static void service_init(service *s, network *net, str base)
 static void skill_init(skill *s, network *net)
 {
     const char *const *env = net->env;
-    str tfl = env_get(env, S("Skill__TflApiUrl"));
-    str preferences = env_get(env, S("Skill__SkillApiUrl"));
-    str verify = env_get(env, S("Skill__VerifySkillId"));
+    str tfl = env_get(env, "Skill__TflApiUrl");
+    str preferences = env_get(env, "Skill__SkillApiUrl");
+    str verify = env_get(env, "Skill__VerifySkillId");
     service_init(&s->tfl, net, tfl.len ? tfl : S("https://api.tfl.gov.uk/"));
     service_init(&s->preferences, net, preferences);
     if (!preferences.len)
         s->preferences.error = E_PreferencesNotSet;
-    s->app_id = env_get(env, S("Skill__TflApplicationId"));
-    s->app_key = env_get(env, S("Skill__TflApplicationKey"));
-    s->skill_id = env_get(env, S("Skill__SkillId"));
+    s->app_id = env_get(env, "Skill__TflApplicationId");
+    s->app_key = env_get(env, "Skill__TflApplicationKey");
+    s->skill_id = env_get(env, "Skill__SkillId");
     s->verify = verify.len ? !str_eq_nocase(verify, S("false")) : s->skill_id.len > 0;
     log_init(&s->log, env);
 }
@@ -7509,9 +7502,8 @@ static i64 time_parse(str text)
 {
     reader r = reader_of(text);
     i64 part[6];
-    static const char before[] = {0, '-', '-', 'T', ':', ':'};
-    for (iz i = 0; i < 6; i++) {
-        if (before[i] && read_byte(&r) != before[i])
+    for (iz i = 0; i < countof(part); i++) {
+        if (i && !read_if(&r, S("?--T::").ptr[i]))
             return -1;
         part[i] = read_decimal(&r, i ? 2 : 4);
     }
@@ -7520,22 +7512,19 @@ static i64 time_parse(str text)
         part[4] > 59 || part[5] > 60 || day >= days_of_date(part[0], part[1] + 1, 1))
         return -1;
     i64 time = ((day * 24 + part[3]) * 60 + part[4]) * 60 + part[5];
-    if (reader_peek(&r) == '.')
-        do
+    if (read_if(&r, '.'))
+        while (is_digit(reader_peek(&r)))
             read_byte(&r);
-        while (is_digit(reader_peek(&r)));
-    u8 zone = reader_peek(&r);
-    if (zone == '+' || zone == '-') {
-        read_byte(&r);
+    i64 east = read_if(&r, '+') ? 60 : read_if(&r, '-') ? -60 : 0;
+    if (east) {
         i64 minutes = read_decimal(&r, 2) * 60;
-        if (reader_peek(&r) == ':')
-            read_byte(&r);
+        read_if(&r, ':');
         minutes += read_decimal(&r, 2);
         if (minutes >= 24 * 60)
             return -1;
-        time -= (zone == '+' ? minutes : -minutes) * 60;
-    } else if (zone == 'Z') {
-        read_byte(&r);
+        time -= east * minutes;
+    } else {
+        read_if(&r, 'Z');
     }
     return r.error || reader_left(&r) ? -1 : time;
 }
@@ -8629,7 +8618,7 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
               "program; to try it here, type: make run\n"));
     iz failures = 0;
     l->log = &s->log;
-    if (!error && str_is(env_get(env, S("AWS_LAMBDA_INITIALIZATION_TYPE")), "snap-start")) {
+    if (!error && str_is(env_get(env, "AWS_LAMBDA_INITIALIZATION_TYPE"), "snap-start")) {
         skill_init(s, net);
         error = lambda_restore(l, a);
         if (error)

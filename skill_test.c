@@ -800,10 +800,10 @@ static void test_strings_numbers(void)
 static void test_strings_environment(void)
 {
     const char *env[] = {"AB=1", "A=2=3", "EMPTY=", "NOEQUALS", "A=4", 0};
-    CHECK(unit_is(env_get(env, S("A")), "2=3") && unit_is(env_get(env, S("AB")), "1"));
-    CHECK(env_get(env, S("EMPTY")).ptr && !env_get(env, S("EMPTY")).len);
-    CHECK(!env_get(env, S("NOEQUALS")).ptr && !env_get(env, S("B")).ptr);
-    CHECK(!env_get(env, S("ab")).ptr && !env_get(env + 5, S("A")).ptr);
+    CHECK(unit_is(env_get(env, "A"), "2=3") && unit_is(env_get(env, "AB"), "1"));
+    CHECK(env_get(env, "EMPTY").ptr && !env_get(env, "EMPTY").len);
+    CHECK(!env_get(env, "NOEQUALS").ptr && !env_get(env, "B").ptr);
+    CHECK(!env_get(env, "ab").ptr && !env_get(env + 5, "A").ptr);
 }
 
 static void test_time_formatting(void)
