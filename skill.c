@@ -1037,7 +1037,7 @@ typedef struct {
     json_kind kind; /* the last token, */
     str text;       /* and its text: a string without its quotes, or a number */
     iz depth;
-    b32 object[JSON_DEPTH + 1]; /* is the bracket open at that depth an object's; [0]: there is none */
+    b32 object[JSON_DEPTH + 1]; /* is the bracket open at that depth that of an object */
 } json;
 
 static void json_start(json *j, str text)
@@ -1104,11 +1104,11 @@ static u32 json_unit(reader *r)
 /* One escape behind its backslash, as a code point; a pair of surrogates is one escape. */
 static u32 json_escape(reader *r)
 {
-    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    str from = S("\"\\/bfnrt"), to = S("\"\\/\b\f\n\r\t");
     u8 c = read_byte(r);
-    for (iz i = 0; i < countof(from) - 1; i++)
-        if (c == from[i])
-            return (u8)to[i];
+    iz plain = str_find(from, c);
+    if (plain >= 0)
+        return to.ptr[plain];
     if (c != 'u')
         reader_fail(r, E_JsonEscape);
     u32 unit = json_unit(r);
@@ -6987,12 +6987,9 @@ typedef struct {
 /* The name of an error; its sentence is left in *sentence. */
 static str err_name(err error, str *sentence)
 {
-    static const char rows[] =
 #define X(name, text) #name "|" text "\n"
-        ERRORS(X)
+    *sentence = text_row(S(ERRORS(X)), (i32)error);
 #undef X
-        ;
-    *sentence = text_row(S(rows), (i32)error);
     return str_cut(sentence, '|');
 }
 
@@ -7260,11 +7257,13 @@ enum {
     ALEXA_MEMBERS,
 };
 
-static const char alexa_paths[] =
-    "request.type request.intent.name request.intent.slots.LINE.value "
-    "request.intent.slots.LINE.resolutions request.reason request.error.type "
-    "session.application.applicationId context.System.application.applicationId "
-    "session.user.accessToken context.System.user.accessToken session.attributes.speech";
+static const char *alexa_paths(void)
+{
+    return "request.type request.intent.name request.intent.slots.LINE.value "
+           "request.intent.slots.LINE.resolutions request.reason request.error.type "
+           "session.application.applicationId context.System.application.applicationId "
+           "session.user.accessToken context.System.user.accessToken session.attributes.speech";
+}
 
 typedef struct {
     str member[ALEXA_MEMBERS]; /* a null pointer for one that is absent or null */
@@ -7321,7 +7320,7 @@ static err alexa_parse(str event, arena *a, alexa_request *r)
     json_walk walk;
     *r = (alexa_request){0};
     json_start(&j, event);
-    if (json_walk_start(&walk, &j, alexa_paths))
+    if (json_walk_start(&walk, &j, alexa_paths()))
         for (i32 i; (i = json_walk_next(&walk, &j)) >= 0;) {
             if (i == ALEXA_RESOLUTIONS)
                 alexa_parse_resolutions(&j, a, r);
@@ -7803,55 +7802,62 @@ static err preferences_get(task *t, str token, line_ids *favourites)
 
 /* The lines, one a row: TfL's id, its name, and then what else people call it, folded as line_fold
  * does. The last row is no line but the six of London Overground together. */
-static const char line_table[] =
-    "bakerloo|Bakerloo\n"
-    "central|Central\n"
-    "circle|Circle\n"
-    "district|District\n"
-    "hammersmith-city|Hammersmith & City|hammersmith and city|hammersmith city|hammersmith|h and c"
-    "|h c\n"
-    "jubilee|Jubilee\n"
-    "metropolitan|Metropolitan|met\n"
-    "northern|Northern\n"
-    "piccadilly|Piccadilly\n"
-    "victoria|Victoria\n"
-    "waterloo-city|Waterloo & City|waterloo and city|waterloo city|waterloo|city|drain|w and c\n"
-    "dlr|DLR|d l r|docklands light railway|docklands light rail|docklands railway|docklands\n"
-    "elizabeth|Elizabeth line|crossrail|cross rail|liz|lizzie|lizzy|tfl rail\n"
-    "liberty|Liberty\n"
-    "lioness|Lioness\n"
-    "mildmay|Mildmay\n"
-    "suffragette|Suffragette\n"
-    "weaver|Weaver\n"
-    "windrush|Windrush\n"
-    "london-overground|London Overground|london overground|overground\n";
+static str line_rows(void)
+{
+    return S("bakerloo|Bakerloo\n"
+             "central|Central\n"
+             "circle|Circle\n"
+             "district|District\n"
+             "hammersmith-city|Hammersmith & City|hammersmith and city|hammersmith city"
+             "|hammersmith|h and c|h c\n"
+             "jubilee|Jubilee\n"
+             "metropolitan|Metropolitan|met\n"
+             "northern|Northern\n"
+             "piccadilly|Piccadilly\n"
+             "victoria|Victoria\n"
+             "waterloo-city|Waterloo & City|waterloo and city|waterloo city|waterloo|city|drain"
+             "|w and c\n"
+             "dlr|DLR|d l r|docklands light railway|docklands light rail|docklands railway"
+             "|docklands\n"
+             "elizabeth|Elizabeth line|crossrail|cross rail|liz|lizzie|lizzy|tfl rail\n"
+             "liberty|Liberty\n"
+             "lioness|Lioness\n"
+             "mildmay|Mildmay\n"
+             "suffragette|Suffragette\n"
+             "weaver|Weaver\n"
+             "windrush|Windrush\n"
+             "london-overground|London Overground|london overground|overground\n");
+}
 
 /* TfL's severities in the order of their numbers: how bad each is, as a letter, and what is said,
  * with % for the line. A higher letter is worse; A is no disruption and B a number that is not in
  * the table. The order: no trains at all; parts without trains; long waits; other ways round;
  * restrictions; news. */
-static const char severities[] = "DThere is a special service on %.\n"
-                                 "T% is closed.\n"
-                                 "R% is suspended.\n"
-                                 "P% is part suspended.\n"
-                                 "QThere is a planned closure on %.\n"
-                                 "NThere is a part closure on %.\n"
-                                 "MThere are severe delays on %.\n"
-                                 "JThere is a reduced service on %.\n"
-                                 "KThere is a bus service in place of trains on %.\n"
-                                 "IThere are minor delays on %.\n"
-                                 "AThere is a good service on %.\n"
-                                 "O% is part closed.\n"
-                                 "GThere are stations with exit only on %.\n"
-                                 "FThere is no step free access on %.\n"
-                                 "HThere is a change of frequency on %.\n"
-                                 "L% is diverted.\n"
-                                 "S% is not running.\n"
-                                 "EThere are issues reported on %.\n"
-                                 "AThere are no issues on %.\n"
-                                 "CThere is information about %.\n"
-                                 "UThe service on % is closed.\n";
-
+static str severity_row(i32 severity)
+{
+    return text_row(S("DThere is a special service on %.\n"
+                      "T% is closed.\n"
+                      "R% is suspended.\n"
+                      "P% is part suspended.\n"
+                      "QThere is a planned closure on %.\n"
+                      "NThere is a part closure on %.\n"
+                      "MThere are severe delays on %.\n"
+                      "JThere is a reduced service on %.\n"
+                      "KThere is a bus service in place of trains on %.\n"
+                      "IThere are minor delays on %.\n"
+                      "AThere is a good service on %.\n"
+                      "O% is part closed.\n"
+                      "GThere are stations with exit only on %.\n"
+                      "FThere is no step free access on %.\n"
+                      "HThere is a change of frequency on %.\n"
+                      "L% is diverted.\n"
+                      "S% is not running.\n"
+                      "EThere are issues reported on %.\n"
+                      "AThere are no issues on %.\n"
+                      "CThere is information about %.\n"
+                      "UThe service on % is closed.\n"),
+                    severity);
+}
 enum { SEVERITY_COUNT = 21, SEVERITY_GOOD = 10, SEVERITY_INFORMATION = 19 };
 
 /* Folds a text for comparison: lower case, "&" as "and", dots and apostrophes left out, words apart
@@ -7894,7 +7900,7 @@ static known_line line_find(str said)
 {
     u8 buf[64];
     writer w = writer_of(buf, countof(buf));
-    str folded = line_fold(&w, said), rows = S(line_table);
+    str folded = line_fold(&w, said), rows = line_rows();
     while (folded.len && rows.len) {
         str row = str_cut(&rows, '\n'), called = str_cut(&row, '|');
         known_line found = {called, str_cut(&row, '|')};
@@ -8064,7 +8070,7 @@ static str status_row(const line_status *s)
     b32 known = s->severity >= 0 && s->severity < SEVERITY_COUNT;
     if (!known && (s->description.len || !s->reason.len))
         return S("B");
-    return text_row(S(severities), known ? s->severity : SEVERITY_INFORMATION);
+    return severity_row(known ? s->severity : SEVERITY_INFORMATION);
 }
 
 static i32 status_badness(const line_status *s)
@@ -8176,7 +8182,7 @@ static str line_message(const line *l, str name, arena *a)
     }
     writer w = arena_writer(a, LINE_MESSAGE_MAX);
     if (l->statuses && !count)
-        line_put_sentence(&w, str_from(text_row(S(severities), SEVERITY_GOOD), 1), name);
+        line_put_sentence(&w, str_from(severity_row(SEVERITY_GOOD), 1), name);
     else if (count && !(named && reasons[0].len))
         status_put(&w, now[0], name);
     for (iz i = 0; i < count; i++) {
