@@ -1298,6 +1298,7 @@ static void json_put_text(writer *w, str raw)
 /* A walk through the members of an object, and of objects in it, that have one of the wanted
  * paths: "user.accessToken" is the member accessToken of the member user. */
 typedef struct {
+    json *json;
     str paths;  /* separated by blanks */
     u32 seen;   /* which of them have been met: bit i for path i */
     iz outside; /* the depth outside the object */
@@ -1308,6 +1309,7 @@ typedef struct {
 /* Enters the next value if it is an object; else steps over it and gives false. */
 static b32 json_walk_start(json_walk *walk, json *j, const char *paths)
 {
+    walk->json = j;
     walk->paths = str_of_array(paths, URL_MAX);
     walk->seen = 0;
     walk->outside = j->depth;
@@ -1361,8 +1363,9 @@ static void json_walk_out(json_walk *walk)
 /* Moves to the next member that is wanted and gives the index of its path; the caller then reads
  * its value. All other members are stepped over, and so is each one that repeats a name of its
  * object: the first one counts, whatever its value. -1 when the object has been left. */
-static i32 json_walk_next(json_walk *walk, json *j)
+static i32 json_walk_next(json_walk *walk)
 {
+    json *j = walk->json;
     for (;;) {
         json_kind kind = json_next(j);
         if (kind == JSON_OBJECT_END && j->depth > walk->outside) {
@@ -7278,12 +7281,12 @@ static b32 alexa_parse_authority(json *j, arena *a, alexa_request *r)
     str code = S(""), found[2] = {S(""), S("")};
     if (!json_walk_start(&walk, j, "status.code values"))
         return 0;
-    for (i32 i; (i = json_walk_next(&walk, j)) >= 0;) {
+    for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
         if (i == 0)
             code = json_text(j, a);
         else if (json_enter(j, JSON_ARRAY) && json_element(j)) {
             if (json_walk_start(&inner, j, "value.name value.id"))
-                while ((i = json_walk_next(&inner, j)) >= 0)
+                while ((i = json_walk_next(&inner)) >= 0)
                     found[i] = json_text(j, a);
             while (json_element(j))
                 json_skip(j);
@@ -7302,7 +7305,7 @@ static void alexa_parse_resolutions(json *j, arena *a, alexa_request *r)
     b32 matched = 0;
     if (!json_walk_start(&walk, j, "resolutionsPerAuthority"))
         return;
-    while (json_walk_next(&walk, j) >= 0)
+    while (json_walk_next(&walk) >= 0)
         if (json_enter(j, JSON_ARRAY))
             while (json_element(j)) {
                 if (matched)
@@ -7321,7 +7324,7 @@ static err alexa_parse(str event, arena *a, alexa_request *r)
     *r = (alexa_request){0};
     json_start(&j, event);
     if (json_walk_start(&walk, &j, alexa_paths()))
-        for (i32 i; (i = json_walk_next(&walk, &j)) >= 0;) {
+        for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
             if (i == ALEXA_RESOLUTIONS)
                 alexa_parse_resolutions(&j, a, r);
             else
@@ -7540,7 +7543,7 @@ static b32 tfl_parse_periods(json *j, task *t)
         any = 1;
         if (!json_walk_start(&walk, j, "fromDate toDate isNow"))
             continue;
-        for (i32 i; (i = json_walk_next(&walk, j)) >= 0;) {
+        for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
             if (i == 2)
                 applies |= json_is_true(j);
             else
@@ -7562,7 +7565,7 @@ static line_status *tfl_parse_status(json *j, task *t)
         return 0;
     s->severity = -1;
     s->now = 1;
-    for (i32 i; (i = json_walk_next(&walk, j)) >= 0;) {
+    for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
         if (i == 0)
             s->severity = json_small(j, 1000);
         else if (i == 1)
@@ -7583,7 +7586,7 @@ static line *tfl_parse_line(json *j, task *t)
         json_fail(j, E_OutOfMemory);
     if (!json_walk_start(&walk, j, "id name lineStatuses"))
         return 0;
-    for (i32 i; (i = json_walk_next(&walk, j)) >= 0;) {
+    for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
         if (i == 0) {
             l->id = json_text(j, t->arena);
         } else if (i == 1) {
@@ -7720,7 +7723,7 @@ static err tfl_disruption(task *t, messages *m)
         json_walk walk;
         if (!json_walk_start(&walk, j, "description"))
             continue;
-        while (json_walk_next(&walk, j) >= 0) {
+        while (json_walk_next(&walk) >= 0) {
             str text = text_tidy(t->arena, json_text(j, t->arena), 0);
             iz at = 0;
             while (at < m->count && str_order_nocase(m->text[at], text) < 0)
@@ -7776,7 +7779,7 @@ static err preferences_get(task *t, str token, line_ids *favourites)
     if (error)
         return q.status == 401 || q.status == 403 ? E_AccessTokenRefused : error;
     if (json_walk_start(&walk, j, "favoriteLines"))
-        while (json_walk_next(&walk, j) >= 0)
+        while (json_walk_next(&walk) >= 0)
             for (listed = json_enter(j, JSON_ARRAY); listed && json_element(j);) {
                 str id = json_text(j, t->arena);
                 if (line_id_valid(id))
@@ -7858,6 +7861,7 @@ static str severity_row(i32 severity)
                       "UThe service on % is closed.\n"),
                     severity);
 }
+
 enum { SEVERITY_COUNT = 21, SEVERITY_GOOD = 10, SEVERITY_INFORMATION = 19 };
 
 /* Folds a text for comparison: lower case, "&" as "and", dots and apostrophes left out, words apart
@@ -8213,10 +8217,11 @@ static void answer_say(answer *r, str text)
     messages_insert(&r->said, r->said.count, text);
 }
 
-static void answer_ask(answer *r, str text, str reprompt)
+/* Says it and leaves the session open, with the usual question. */
+static void answer_ask(answer *r, str text)
 {
     answer_say(r, text);
-    r->reprompt = reprompt;
+    r->reprompt = S("What would you like to know?");
 }
 
 /* Messages as the inside of a JSON string, as many as fit into max bytes: as SSML, one plain and
@@ -8325,20 +8330,17 @@ static void intent_apologise(answer *r, b32 preferences)
 
 static void intent_launch(answer *r)
 {
-    answer_ask(r,
-               S("Welcome to London Travel. Ask me about a line, about disruption, or about your "
-                 "commute. What would you like to know?"),
-               S("What would you like to know? You could say: how is the Victoria line?"));
+    answer_ask(r, S("Welcome to London Travel. Ask me about a line, about disruption, or about "
+                    "your commute. What would you like to know?"));
+    r->reprompt = S("What would you like to know? You could say: how is the Victoria line?");
 }
 
 static void intent_help(answer *r)
 {
-    answer_ask(r,
-               S("I can tell you how trains are running on the Tube, London Overground, the DLR "
-                 "and the Elizabeth line. Say: how is the Central line, or: is there any "
-                 "disruption. Once your account is linked, say: how is my commute. What would you "
-                 "like to know?"),
-               S("What would you like to know?"));
+    answer_ask(r, S("I can tell you how trains are running on the Tube, London Overground, the "
+                    "DLR and the Elizabeth line. Say: how is the Central line, or: is there any "
+                    "disruption. Once your account is linked, say: how is my commute. What would "
+                    "you like to know?"));
 }
 
 static void intent_goodbye(answer *r)
@@ -8348,21 +8350,17 @@ static void intent_goodbye(answer *r)
 
 static void intent_sorry_what(answer *r)
 {
-    answer_ask(r,
-               S("Sorry, I can't help with that. Ask me about a line, about disruption, or about "
-                 "your commute. What would you like to know?"),
-               S("What would you like to know?"));
+    answer_ask(r, S("Sorry, I can't help with that. Ask me about a line, about disruption, or "
+                    "about your commute. What would you like to know?"));
 }
 
 static void intent_repeat(task *t, const alexa_request *q, answer *r)
 {
     str last = text_cut(q->member[ALEXA_SPEECH], ALEXA_TEXT_MAX);
     last = text_tidy(t->arena, last, 1);
-    if (last.len)
-        answer_ask(r, last, S("What would you like to know?"));
-    else
-        answer_ask(r, S("There is nothing to repeat yet. What would you like to know?"),
-                   S("What would you like to know?"));
+    if (!last.len)
+        last = S("There is nothing to repeat yet. What would you like to know?");
+    answer_ask(r, last);
 }
 
 /* The six lines as one: a single message where they all fare alike, else one for each that is not
@@ -8425,7 +8423,8 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
     if (!wanted.id.len) {
         str sorry = S("Sorry, I don't know that line. Which line would you like to hear about?");
         str which = str_from(sorry, S("Sorry, I don't know that line. ").len);
-        answer_ask(r, q->member[ALEXA_SLOT].len ? sorry : which, which);
+        answer_ask(r, q->member[ALEXA_SLOT].len ? sorry : which);
+        r->reprompt = which;
         return;
     }
     line_ids_add_today(&ids, wanted.id);
@@ -8550,23 +8549,35 @@ static b32 intent_answer(task *t, const alexa_request *q, answer *r)
  * which is written as the minimal valid response. */
 static void alexa_answer(task *t, const alexa_request *q, answer *r)
 {
-    const logger *log = &t->skill->log;
-    if (str_is(q->member[ALEXA_TYPE], "LaunchRequest")) {
+    str type = q->member[ALEXA_TYPE];
+    str what = S("session ended by"), which = q->member[ALEXA_ERROR];
+    log_level level = LOG_ERROR;
+    err error = E_SkillException;
+    if (str_is(type, "LaunchRequest")) {
         intent_launch(r);
-    } else if (str_is(q->member[ALEXA_TYPE], "IntentRequest")) {
-        if (!intent_answer(t, q, r))
-            log_line(log, LOG_WARN, S("intent"), q->member[ALEXA_INTENT], E_UnhandledIntent);
-    } else if (str_is(q->member[ALEXA_TYPE], "SessionEndedRequest")) {
-        if (q->member[ALEXA_ERROR].len)
-            log_line(log, LOG_ERROR, S("session ended by"), q->member[ALEXA_ERROR],
-                     E_SkillException);
-        else
-            log_line(log, LOG_INFO, S("session ended by"), q->member[ALEXA_REASON], E_None);
-    } else if (str_is(q->member[ALEXA_TYPE], "System.ExceptionEncountered")) {
-        log_line(log, LOG_ERROR, S("exception"), q->member[ALEXA_ERROR], E_SkillException);
+        return;
+    } else if (str_is(type, "IntentRequest")) {
+        if (intent_answer(t, q, r))
+            return;
+        what = S("intent");
+        which = q->member[ALEXA_INTENT];
+        level = LOG_WARN;
+        error = E_UnhandledIntent;
+    } else if (str_is(type, "SessionEndedRequest")) {
+        if (!which.len) {
+            which = q->member[ALEXA_REASON];
+            level = LOG_INFO;
+            error = E_None;
+        }
+    } else if (str_is(type, "System.ExceptionEncountered")) {
+        what = S("exception");
     } else {
-        log_line(log, LOG_WARN, S("request type"), q->member[ALEXA_TYPE], E_UnhandledRequestType);
+        what = S("request type");
+        which = type;
+        level = LOG_WARN;
+        error = E_UnhandledRequestType;
     }
+    log_line(&t->skill->log, level, what, which, error);
 }
 
 /* ---------------------------------------------------------------------------------------------

@@ -1337,7 +1337,7 @@ static str unit_fields(const char *text, err *error)
     json_walk walk;
     json_start(&j, unit_str(text));
     if (json_walk_start(&walk, &j, "one two in.one in.er.two"))
-        for (i32 i; (i = json_walk_next(&walk, &j)) >= 0;) {
+        for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
             put_byte(&w, (u8)('1' + i));
             str value = json_text(&j, a);
             put(&w, value.ptr ? value : S("-"));
@@ -1469,10 +1469,10 @@ static void test_json_slices(void)
     json_walk walk;
     arena *a = unit_arena();
     json_start(&j, text);
-    CHECK(json_walk_start(&walk, &j, "one") && json_walk_next(&walk, &j) == 0);
+    CHECK(json_walk_start(&walk, &j, "one") && json_walk_next(&walk) == 0);
     str value = json_text(&j, a);
     CHECK(value.ptr == text.ptr + 8 && value.len == 5 && a->at == a->start);
-    CHECK(json_walk_next(&walk, &j) == -1 && !json_finish(&j));
+    CHECK(json_walk_next(&walk) == -1 && !json_finish(&j));
     json_start(&j, S("[[1,2],{\"a\":3},4]"));
     iz count = 0;
     for (b32 array = json_enter(&j, JSON_ARRAY); array && json_element(&j); count++)
