@@ -181,138 +181,139 @@ static const i64 LAMBDA_MARGIN = 300 * MS;       /* kept back from the function'
 static const i64 KEPT_SILENCE = 2 * SECOND;      /* first byte on a connection that was kept */
 static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; then three times it */
 
-/* Every error, with the sentence that a log line gives for it. The names are letters only, since
- * Lambda keeps an error type only in the form (Runtime|Function).[A-Z][A-Za-z]+. */
-#define ERRORS(X)                                                         \
-    X(None, "no error")                                                   \
-    X(OutOfMemory, "the memory for this event is used up")                \
-    X(BufferFull, "the text is too long for its buffer")                  \
-    X(Truncated, "the input ends inside an item")                         \
-    X(JsonEmpty, "there is no JSON value")                                \
-    X(JsonTruncated, "the JSON ends inside a value")                      \
-    X(JsonSyntax, "a character that JSON does not allow here")            \
-    X(JsonTooDeep, "over 1000 open JSON brackets")                        \
-    X(JsonUtf, "the JSON text is not UTF-8")                              \
-    X(JsonControl, "a control character in a JSON string")                \
-    X(JsonEscape, "an unknown escape in a JSON string")                   \
-    X(JsonNumber, "a JSON number is malformed")                           \
-    X(JsonTrailing, "something follows the JSON value")                   \
-    X(JsonShape, "the JSON is not what was asked for")                    \
-    X(ConnectRefused, "the connection was refused")                       \
-    X(ConnectionReset, "the connection was reset")                        \
-    X(ConnectionClosed, "the connection was closed first")                \
-    X(TimedOut, "the time budget ended first")                            \
-    X(Unreachable, "the address cannot be reached")                       \
-    X(NetworkFailure, "the network failed")                               \
-    X(TlsTruncated, "the end came without close_notify")                  \
-    X(DnsRefused, "the name server refuses to answer")                    \
-    X(DnsServerFailure, "the name server failed to answer")               \
-    X(AddressInvalid, "not an IP address")                                \
-    X(NameInvalid, "not a host name")                                     \
-    X(DnsStray, "a reply to another question")                            \
-    X(DnsTruncated, "a reply is cut short")                               \
-    X(DnsReplyInvalid, "a malformed reply")                               \
-    X(DnsChain, "aliases loop or are too many")                           \
-    X(DnsNoSuchName, "the host name does not exist")                      \
-    X(DnsNoAddress, "the name has no address")                            \
-    X(AeadTag, "a wrong authentication tag")                              \
-    X(KeyShareZero, "the shared secret is zero")                          \
-    X(KeyScalar, "a scalar out of range")                                 \
-    X(PointInvalid, "no uncompressed point on the curve")                 \
-    X(SignatureBad, "a wrong signature")                                  \
-    X(RsaSize, "not 2,048 to 4,096 bits, or even")                        \
-    X(RsaExponent, "even, under 3 or over 32 bits")                       \
-    X(DerMalformed, "not DER")                                            \
-    X(CertMalformed, "not as RFC 5280 says")                              \
-    X(CertVersion, "not X.509 version 3")                                 \
-    X(CertHostName, "the host is no DNS name or address")                 \
-    X(CertNameMismatch, "it is for other names than the host")            \
-    X(CertExpired, "a certificate has expired")                           \
-    X(CertNotYetValid, "a certificate is not valid yet")                  \
-    X(CertKeyUsage, "keyUsage forbids what the key is for")               \
-    X(CertPurpose, "extendedKeyUsage forbids TLS servers")                \
-    X(CertKeyWeak, "an RSA key under 2,048 bits, or odd")                 \
-    X(CertKeyUnsupported, "a key not of RSA, P-256 or P-384")             \
-    X(CertSignatureWeak, "signed with MD5 or SHA-1")                      \
-    X(CertSignatureUnsupported, "an unknown signature algorithm")         \
-    X(CertSignatureBad, "not signed by its issuer's key")                 \
-    X(CertExtensionUnknown, "an unknown critical extension")              \
-    X(CertIssuerUnknown, "no path to a trusted root")                     \
-    X(CertNotCa, "issued by one that is no CA")                           \
-    X(CertPathLength, "more CAs than pathLenConstraint allows")           \
-    X(CertPathTooLong, "the path to a root is too long")                  \
-    X(CertNameConstraint, "a CA may not certify this name")               \
-    X(CertSearchBound, "the search for a path was given up")              \
-    X(TlsVersion, "the server does not speak TLS 1.3")                    \
-    X(TlsDowngrade, "somebody has hidden TLS 1.3")                        \
-    X(TlsNothingShared, "nothing that was offered is taken")              \
-    X(TlsPeerAlert, "the server sent an alert")                           \
-    X(TlsClosed, "closed during the handshake")                           \
-    X(TlsRecordType, "a record of a type not due")                        \
-    X(TlsRecordLength, "a record is too long")                            \
-    X(TlsRecordEmpty, "an empty record")                                  \
-    X(TlsRecordCount, "too many records under one key")                   \
-    X(TlsChangeCipherSpec, "change_cipher_spec in a wrong form or place") \
-    X(TlsFlood, "too much that brings nothing")                           \
-    X(TlsAlertForm, "not exactly one alert")                              \
-    X(TlsInterleaved, "another record inside a message")                  \
-    X(TlsKeyChange, "bytes behind a change of keys")                      \
-    X(TlsMessageOrder, "a message out of order")                          \
-    X(TlsMessageSize, "a message is too long")                            \
-    X(TlsMessageForm, "a message does not parse")                         \
-    X(TlsHelloVersion, "a version that was not offered")                  \
-    X(TlsHelloEcho, "no echo of the session id, or compression")          \
-    X(TlsSuite, "a cipher suite that was not offered")                    \
-    X(TlsGroup, "a group that was not offered")                           \
-    X(TlsRetry, "a second retry, or one without effect")                  \
-    X(TlsExtensionTwice, "an extension twice, or too many")               \
-    X(TlsExtensionUnasked, "an extension that was not asked for")         \
-    X(TlsExtensionPlace, "an extension in a wrong message")               \
-    X(TlsExtensionMissing, "an extension is missing")                     \
-    X(TlsAlpn, "another protocol than http/1.1")                          \
-    X(TlsRequestContext, "a context that is not empty")                   \
-    X(TlsCertificateCount, "no certificate or too many")                  \
-    X(TlsScheme, "a wrong signature scheme")                              \
-    X(TlsCertificateVerify, "no proof of the certificate's key")          \
-    X(TlsFinished, "a wrong Finished")                                    \
-    X(TlsKeyUpdate, "an undefined value")                                 \
-    X(UrlMalformed, "a base URL is malformed")                            \
-    X(UrlInsecure, "http is for this machine only")                       \
-    X(HttpStatusLine, "no HTTP/1.x status line")                          \
-    X(HttpHeader, "a header is malformed")                                \
-    X(HttpLineEnd, "a bare CR or LF, or a control character")             \
-    X(HttpLineTooLong, "a line over 8192 bytes")                          \
-    X(HttpTooManyHeaders, "over 100 headers")                             \
-    X(HttpHeadTooLong, "headers over 32768 bytes")                        \
-    X(HttpLength, "Content-Length is malformed or in conflict")           \
-    X(HttpTransferEncoding, "a transfer coding that is not chunked")      \
-    X(HttpNoLength, "an answer without a length")                         \
-    X(HttpChunk, "a chunk is malformed")                                  \
-    X(HttpChunkSize, "a chunk too large for any body")                    \
-    X(HttpBodyTooLarge, "the body is over its limit")                     \
-    X(HttpTruncated, "the answer was cut off")                            \
-    X(HttpInterim, "too many 1xx answers, or a 101")                      \
-    X(HttpRequestUnsafe, "a character unfit for a request")               \
-    X(HttpLocation, "a redirect to no URL or path")                       \
-    X(HttpRedirects, "more than 3 redirects")                             \
-    X(RootsMissing, "no file of trusted roots")                           \
-    X(HttpBusy, "the service answered 408, 429 or 5xx")                   \
-    X(HttpStatus, "an unexpected status")                                 \
-    X(RuntimeApiUrl, "AWS_LAMBDA_RUNTIME_API is missing or malformed")    \
-    X(RuntimeApiStatus, "an unexpected status")                           \
-    X(RequestIdInvalid, "no request id of visible ASCII")                 \
-    X(InvocationIdInvalid, "an invocation id not of visible ASCII")       \
-    X(TraceIdInvalid, "a trace id not of visible ASCII")                  \
-    X(SkillIdMismatch, "the request is not for this skill")               \
-    X(NotAnAlexaRequest, "no request with a type in the event")           \
-    X(AccessTokenInvalid, "the token is more than RFC 6750 allows")       \
-    X(AccessTokenRefused, "the access token was refused")                 \
-    X(LineIdInvalid, "a line id is more than a-z, 0-9 and -")             \
-    X(LineUnknown, "TfL does not know the line")                          \
-    X(PreferencesNotSet, "Skill__SkillApiUrl is not set")                 \
-    X(UnhandledRequestType, "a type that the skill does not handle")      \
-    X(UnhandledIntent, "an intent that is not the skill's")               \
-    X(SkillException, "Alexa reports that an answer failed")
+/* Every error, with the sentence that stands behind its name in a log line and so need not repeat
+ * it. The names are letters only, since Lambda keeps an error type only in the form
+ * (Runtime|Function).[A-Z][A-Za-z]+. */
+#define ERRORS(X)                                             \
+    X(None, "no error")                                       \
+    X(OutOfMemory, "this event's memory is used up")          \
+    X(BufferFull, "the text is too long")                     \
+    X(Truncated, "it ends inside an item")                    \
+    X(JsonEmpty, "no value")                                  \
+    X(JsonTruncated, "it ends inside a value")                \
+    X(JsonSyntax, "a character not allowed here")             \
+    X(JsonTooDeep, "over 1000 open brackets")                 \
+    X(JsonUtf, "not UTF-8")                                   \
+    X(JsonControl, "a control character in a string")         \
+    X(JsonEscape, "an unknown escape")                        \
+    X(JsonNumber, "a malformed number")                       \
+    X(JsonTrailing, "text behind the value")                  \
+    X(JsonShape, "not what was asked for")                    \
+    X(ConnectRefused, "nobody listens there")                 \
+    X(ConnectionReset, "reset by the peer")                   \
+    X(ConnectionClosed, "closed too early")                   \
+    X(TimedOut, "the time budget is spent")                   \
+    X(Unreachable, "no way to the address")                   \
+    X(NetworkFailure, "of an unknown kind")                   \
+    X(TlsTruncated, "no close_notify")                        \
+    X(DnsRefused, "the server refuses")                       \
+    X(DnsServerFailure, "the server failed")                  \
+    X(AddressInvalid, "not an IP address")                    \
+    X(NameInvalid, "not a host name")                         \
+    X(DnsStray, "a reply to another question")                \
+    X(DnsTruncated, "a reply cut short")                      \
+    X(DnsReplyInvalid, "malformed")                           \
+    X(DnsChain, "aliases loop or are too many")               \
+    X(DnsNoSuchName, "no such host")                          \
+    X(DnsNoAddress, "no address")                             \
+    X(AeadTag, "a wrong tag")                                 \
+    X(KeyShareZero, "the shared secret is zero")              \
+    X(KeyScalar, "out of range")                              \
+    X(PointInvalid, "not on the curve")                       \
+    X(SignatureBad, "a wrong signature")                      \
+    X(RsaSize, "not 2048 to 4096 bits, or even")              \
+    X(RsaExponent, "even, under 3 or over 32 bits")           \
+    X(DerMalformed, "not DER")                                \
+    X(CertMalformed, "not as RFC 5280 says")                  \
+    X(CertVersion, "not version 3")                           \
+    X(CertHostName, "no DNS name or address")                 \
+    X(CertNameMismatch, "for other names")                    \
+    X(CertExpired, "it has expired")                          \
+    X(CertNotYetValid, "not valid yet")                       \
+    X(CertKeyUsage, "the key is not for this")                \
+    X(CertPurpose, "not for TLS servers")                     \
+    X(CertKeyWeak, "under 2048 bits, or odd")                 \
+    X(CertKeyUnsupported, "not RSA, P-256 or P-384")          \
+    X(CertSignatureWeak, "by MD5 or SHA-1")                   \
+    X(CertSignatureUnsupported, "an unknown algorithm")       \
+    X(CertSignatureBad, "not by its issuer")                  \
+    X(CertExtensionUnknown, "a critical extension")           \
+    X(CertIssuerUnknown, "no path to a trusted root")         \
+    X(CertNotCa, "the issuer is no CA")                       \
+    X(CertPathLength, "over pathLenConstraint")               \
+    X(CertPathTooLong, "no root in reach")                    \
+    X(CertNameConstraint, "a CA may not certify it")          \
+    X(CertSearchBound, "search given up")                     \
+    X(TlsVersion, "no TLS 1.3")                               \
+    X(TlsDowngrade, "TLS 1.3 was hidden")                     \
+    X(TlsNothingShared, "no offer is taken")                  \
+    X(TlsPeerAlert, "an alert came")                          \
+    X(TlsClosed, "closed during the handshake")               \
+    X(TlsRecordType, "a type not due")                        \
+    X(TlsRecordLength, "too long")                            \
+    X(TlsRecordEmpty, "not allowed")                          \
+    X(TlsRecordCount, "too many for one key")                 \
+    X(TlsChangeCipherSpec, "a wrong form or place")           \
+    X(TlsFlood, "too much that brings nothing")               \
+    X(TlsAlertForm, "not exactly one alert")                  \
+    X(TlsInterleaved, "another record inside a message")      \
+    X(TlsKeyChange, "bytes behind a change")                  \
+    X(TlsMessageOrder, "out of order")                        \
+    X(TlsMessageSize, "too long")                             \
+    X(TlsMessageForm, "it does not parse")                    \
+    X(TlsHelloVersion, "not offered")                         \
+    X(TlsHelloEcho, "of another id, or compression")          \
+    X(TlsSuite, "not offered")                                \
+    X(TlsGroup, "not offered")                                \
+    X(TlsRetry, "twice, or without effect")                   \
+    X(TlsExtensionTwice, "twice, or too many")                \
+    X(TlsExtensionUnasked, "not asked for")                   \
+    X(TlsExtensionPlace, "in a wrong message")                \
+    X(TlsExtensionMissing, "it is mandatory")                 \
+    X(TlsAlpn, "not http/1.1")                                \
+    X(TlsRequestContext, "not empty")                         \
+    X(TlsCertificateCount, "none or too many")                \
+    X(TlsScheme, "a wrong scheme")                            \
+    X(TlsCertificateVerify, "no proof of the key")            \
+    X(TlsFinished, "a wrong MAC")                             \
+    X(TlsKeyUpdate, "an undefined value")                     \
+    X(UrlMalformed, "not a base URL")                         \
+    X(UrlInsecure, "http is for this machine only")           \
+    X(HttpStatusLine, "not of HTTP/1.x")                      \
+    X(HttpHeader, "malformed")                                \
+    X(HttpLineEnd, "a bare CR or LF, or a control character") \
+    X(HttpLineTooLong, "over 8192 bytes")                     \
+    X(HttpTooManyHeaders, "over 100 headers")                 \
+    X(HttpHeadTooLong, "over 32768 bytes")                    \
+    X(HttpLength, "malformed or in conflict")                 \
+    X(HttpTransferEncoding, "not chunked")                    \
+    X(HttpNoLength, "a missing length")                       \
+    X(HttpChunk, "malformed")                                 \
+    X(HttpChunkSize, "too large for any body")                \
+    X(HttpBodyTooLarge, "over its limit")                     \
+    X(HttpTruncated, "the answer was cut off")                \
+    X(HttpInterim, "too many, or a 101")                      \
+    X(HttpRequestUnsafe, "an unfit character")                \
+    X(HttpLocation, "no URL or path")                         \
+    X(HttpRedirects, "more than 3")                           \
+    X(RootsMissing, "no file of roots")                       \
+    X(HttpBusy, "status 408, 429 or 5xx")                     \
+    X(HttpStatus, "unexpected status")                        \
+    X(RuntimeApiUrl, "missing or malformed")                  \
+    X(RuntimeApiStatus, "unexpected status")                  \
+    X(RequestIdInvalid, "not visible ASCII")                  \
+    X(InvocationIdInvalid, "not visible ASCII")               \
+    X(TraceIdInvalid, "not visible ASCII")                    \
+    X(SkillIdMismatch, "not for this skill")                  \
+    X(NotAnAlexaRequest, "no request with a type")            \
+    X(AccessTokenInvalid, "not as RFC 6750 says")             \
+    X(AccessTokenRefused, "status 401 or 403")                \
+    X(LineIdInvalid, "not of a-z, 0-9 and -")                 \
+    X(LineUnknown, "TfL does not know it")                    \
+    X(PreferencesNotSet, "no Skill__SkillApiUrl")             \
+    X(UnhandledRequestType, "not the skill's")                \
+    X(UnhandledIntent, "not the skill's")                     \
+    X(SkillException, "Alexa reports a failed answer")
 
 typedef enum {
 #define X(name, sentence) E_##name,
@@ -573,19 +574,15 @@ static b32 str_is_visible(str s, iz max)
 }
 
 /* The value of a variable of the environment, or {0, 0}. `env` ends with a null pointer. */
-static str env_get(const char *const *env, str name)
+static str env_get(const char *const *env, const char *name)
 {
     for (; *env; env++) {
-        const u8 *at = (const u8 *)*env;
+        const char *at = *env;
         iz n = 0;
-        while (n < name.len && at[n] == name.ptr[n])
+        while (name[n] && at[n] == name[n])
             n++;
-        if (n < name.len || at[n] != '=')
-            continue;
-        str value = {at + n + 1, 0};
-        while (value.ptr[value.len])
-            value.len++;
-        return value;
+        if (!name[n] && at[n] == '=')
+            return str_of_array(at + n + 1, EVENT_MAX);
     }
     return (str){0, 0};
 }
@@ -665,6 +662,12 @@ static str written(const writer *w)
     return (str){w->buf, w->len};
 }
 
+/* The last byte, or 0 where nothing is written. */
+static u8 writer_last(const writer *w)
+{
+    return w->len ? w->buf[w->len - 1] : 0;
+}
+
 /* Takes back what was written beyond n bytes, and wipes it: what lies behind a writer's text is
  * zero if it was so before. */
 static void writer_cut(writer *w, iz n)
@@ -718,20 +721,20 @@ static void put_text(writer *w, const char *text)
 
 static void put_byte(writer *w, u8 byte)
 {
-    put(w, (str){&byte, 1});
+    if (!w->error && w->len == w->cap)
+        w->error = E_BufferFull;
+    if (!w->error)
+        w->buf[w->len++] = byte;
 }
 
-/* Decimal, with leading zeros to at least `digits` digits. */
+/* Decimal, with leading zeros to at least `digits` >= 1 digits. */
 static void put_uint(writer *w, u64 v, iz digits)
 {
     u8 text[20]; /* 2^64 has 20 digits */
-    iz at = countof(text);
-    invariant(digits <= countof(text));
-    do
+    iz at = countof(text), least = at - digits;
+    invariant(least >= 0);
+    for (; v || at > least; v /= 10)
         text[--at] = (u8)('0' + v % 10);
-    while (v /= 10);
-    while (countof(text) - at < digits)
-        text[--at] = '0';
     put(w, (str){text + at, countof(text) - at});
 }
 
@@ -745,28 +748,35 @@ static void put_be(writer *w, u64 v, iz n)
 /* A point in time, in ms since 1970, as RFC 3339 text of UTC with milliseconds. */
 static void put_time(writer *w, i64 unix_ms)
 {
-    i64 ms = unix_ms % 86400000, day = unix_ms / 86400000;
+    i64 day = unix_ms / 86400000;
+    u32 ms = (u32)(unix_ms % 86400000);
     i64 year = 1970 + day / 366; /* never too late, and too early by a year for each 1,461 days */
     while (days_of_date(year + 1, 1, 1) <= day)
         year++;
     i64 month = 1;
     while (month < 12 && days_of_date(year, month + 1, 1) <= day)
         month++;
-    i64 part[] = {year,         month,           day - days_of_date(year, month, 1) + 1,
-                  ms / 3600000, ms / 60000 % 60, ms / 1000 % 60,
-                  ms % 1000};
+    day -= days_of_date(year, month, 1) - 1;
+    u32 part[] = {(u32)year,    (u32)month,      (u32)day,       ms / 3600000,
+                  ms / 60000 % 60, ms / 1000 % 60, ms % 1000};
     for (iz i = 0; i < countof(part); i++) {
-        put_uint(w, (u64)part[i], i == 0 ? 4 : i == 6 ? 3 : 2);
+        put_uint(w, part[i], i == 0 ? 4 : i == 6 ? 3 : 2);
         put_byte(w, S("--T::.Z").ptr[i]);
     }
+}
+
+/* Is it within Unicode, and no surrogate? */
+static b32 is_unicode(u32 c)
+{
+    return c <= 0x10ffff && (c < 0xd800 || c > 0xdfff);
 }
 
 /* A code point as UTF-8; a surrogate or what is beyond U+10FFFF becomes U+FFFD. */
 static void put_utf8(writer *w, u32 c)
 {
-    if (c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
+    if (!is_unicode(c))
         c = 0xfffd;
-    i32 more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    i32 more = (c >= 0x80) + (c >= 0x800) + (c >= 0x10000);
     u32 lead = more ? 0xf80u >> more & 0xff : 0; /* 110..., 1110... or 11110... */
     put_byte(w, (u8)(lead | c >> 6 * more));
     while (more--)
@@ -820,6 +830,14 @@ static u8 read_byte(reader *r)
     return s.len ? s.ptr[0] : 0;
 }
 
+/* Takes the next byte if it is c, which is not 0. */
+static b32 read_if(reader *r, u8 c)
+{
+    b32 there = reader_peek(r) == c;
+    r->at += there;
+    return there;
+}
+
 /* An unsigned big-endian number of n <= 8 bytes. */
 static u64 read_be(reader *r, iz n)
 {
@@ -848,7 +866,7 @@ static void read_plain(reader *r)
     const u64 ones = 0x0101010101010101, tops = ones << 7;
     while (reader_left(r) >= 8) {
         u64 v;
-        memcpy(&v, r->at, 8);
+        __builtin_memcpy(&v, r->at, 8);
         u64 quote = v ^ ones * '"', slash = v ^ ones * '\\';
         u64 marks = v | (v - ones * ' ') | (quote - ones) | (slash - ones);
         if (marks & tops)
@@ -866,22 +884,20 @@ static u32 read_utf8(reader *r)
     u32 c = read_byte(r);
     if (c < 0x80)
         return c;
-    iz more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
-    u32 least = more == 3 ? 0x10000 : more == 2 ? 0x800 : 0x80;
-    if (c < 0xc2 || c > 0xf4 || reader_left(r) < more) {
-        reader_fail(r, E_JsonUtf);
-        return 0;
-    }
+    i32 more = 1 + (c >= 0xe0) + (c >= 0xf0);
+    u32 least = 1u << (5 * more + 1); /* 0x10000, 0x800; and 0x40, for which c < 0xc2 stands */
+    b32 good = c >= 0xc2 && c <= 0xf4;
     c &= 0x3fu >> more;
-    for (iz i = 0; i < more; i++) {
-        u8 next = read_byte(r);
-        if ((next & 0xc0) != 0x80)
-            reader_fail(r, E_JsonUtf);
+    while (good && more--) {
+        u8 next = reader_peek(r);
+        good = (next & 0xc0) == 0x80;
         c = c << 6 | (next & 63);
+        r->at += good;
     }
-    if (c < least || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
-        reader_fail(r, E_JsonUtf);
-    return r->error ? 0 : c;
+    if (good && c >= least && is_unicode(c))
+        return c;
+    reader_fail(r, E_JsonUtf);
+    return 0;
 }
 
 /* ---- addresses and names of hosts in text ---- */
@@ -920,55 +936,49 @@ static i32 address_number(reader *r, i32 base, iz most)
 }
 
 /* Four decimal numbers with dots between them and nothing else. */
-static err address_v4(reader r, u8 *ip)
+static err address_v4(reader *r, u8 *ip)
 {
     for (iz i = 0; i < 4; i++) {
-        if (i && read_byte(&r) != '.')
+        if (i && read_byte(r) != '.')
             return E_AddressInvalid;
-        i32 v = address_number(&r, 10, 3);
+        i32 v = address_number(r, 10, 3);
         if (v < 0 || v > 255)
             return E_AddressInvalid;
         ip[i] = (u8)v;
     }
-    return reader_left(&r) ? E_AddressInvalid : E_None;
+    return reader_left(r) ? E_AddressInvalid : E_None;
 }
 
 /* The three forms of RFC 4291 2.2. */
-static err address_v6(reader r, u8 ip[16])
+static err address_v6(reader *r, u8 ip[16])
 {
     iz n = 0, gap = -1; /* bytes had so far; how many of them stood before the "::" */
-    if (reader_peek(&r) == ':' && (read_byte(&r), reader_peek(&r) != ':'))
+    if (read_if(r, ':') && reader_peek(r) != ':')
         return E_AddressInvalid;
-    for (;;) {
-        if (reader_peek(&r) == ':') {
-            if (gap >= 0)
-                return E_AddressInvalid;
+    do {
+        if (gap < 0 && read_if(r, ':')) {
             gap = n;
-            read_byte(&r);
-            if (!reader_left(&r))
+            if (!reader_left(r))
                 break;
         }
-        reader group = r;
-        i32 v = address_number(&r, 16, 4);
-        if (reader_peek(&r) == '.') {
-            if (n > 12 || address_v4(group, ip + n))
+        reader group = *r;
+        i32 v = address_number(r, 16, 4);
+        if (reader_peek(r) == '.') {
+            if (n > 12 || address_v4(&group, ip + n))
                 return E_AddressInvalid;
             n += 4;
+            r->at = r->end;
             break;
         }
         if (v < 0 || n > 14)
             return E_AddressInvalid;
         ip[n++] = (u8)(v >> 8);
         ip[n++] = (u8)v;
-        if (!reader_left(&r))
-            break;
-        if (read_byte(&r) != ':')
-            return E_AddressInvalid;
-    }
-    if (gap < 0)
-        return n == 16 ? E_None : E_AddressInvalid;
-    if (n > 14)
+    } while (read_if(r, ':'));
+    if (reader_left(r) || (gap < 0 ? n != 16 : n > 14))
         return E_AddressInvalid;
+    if (gap < 0)
+        return E_None;
     memmove(ip + 16 - (n - gap), ip + gap, (uz)(n - gap));
     wipe(ip + gap, 16 - n);
     return E_None;
@@ -979,13 +989,15 @@ static err address_v6(reader r, u8 ip[16])
  * The port is set to 0. E_AddressInvalid. */
 static err address_of(str text, address *out)
 {
+    reader r = reader_of(text);
     *out = (address){0};
-    if (!address_v4(reader_of(text), out->ip))
+    if (!address_v4(&r, out->ip))
         return E_None;
     *out = (address){.v6 = 1};
     if (text.len > 2 && text.ptr[0] == '[' && text.ptr[text.len - 1] == ']')
         text = str_span(text, 1, text.len - 1);
-    return address_v6(reader_of(text), out->ip);
+    r = reader_of(text);
+    return address_v6(&r, out->ip);
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -993,7 +1005,7 @@ static err address_of(str text, address *out)
  *
  * A pull tokenizer for RFC 8259, whole and strict: each call of json_next gives one token, and a
  * text that ends with JSON_END without an error is one JSON value and nothing else. Open brackets
- * are kept as one bit each, so that depth costs no recursion. A string stays where it is, escapes
+ * are kept as one byte each, so that depth costs no recursion. A string stays where it is, escapes
  * and all, until somebody asks for its text; one without escapes is never copied.
  *
  * Where an object holds a name twice the first one counts: a walk skips those that follow.
@@ -1018,9 +1030,9 @@ typedef enum {
 /* What the grammar allows at the place that the reader has come to. */
 typedef enum {
     JSON_WANT_VALUE,
-    JSON_WANT_VALUE_OR_END, /* behind [ */
     JSON_WANT_NAME,
-    JSON_WANT_NAME_OR_END, /* behind { */
+    JSON_WANT_VALUE_OR_END, /* behind [; from here on the bracket may be shut */
+    JSON_WANT_NAME_OR_END,  /* behind { */
     JSON_WANT_COMMA_OR_END,
     JSON_WANT_NOTHING,
 } json_want;
@@ -1031,7 +1043,7 @@ typedef struct {
     json_kind kind; /* the last token, */
     str text;       /* and its text: a string without its quotes, or a number */
     iz depth;
-    u8 objects[JSON_DEPTH / 8 + 1]; /* bit d: is the bracket open at depth d that of an object */
+    b32 object[JSON_DEPTH + 1]; /* is the bracket open at that depth that of an object */
 } json;
 
 static void json_start(json *j, str text)
@@ -1041,17 +1053,13 @@ static void json_start(json *j, str text)
     j->kind = JSON_END;
     j->text = S("");
     j->depth = 0;
+    j->object[0] = 0;
 }
 
 static json_kind json_fail(json *j, err error)
 {
     reader_fail(&j->in, error);
-    return j->kind = JSON_END;
-}
-
-static b32 json_in_object(const json *j)
-{
-    return j->depth > 0 && (j->objects[j->depth / 8] >> (j->depth % 8) & 1);
+    return JSON_END;
 }
 
 static void json_after_value(json *j)
@@ -1069,23 +1077,20 @@ static json_kind json_open(json *j, b32 object)
 {
     if (j->depth == JSON_DEPTH)
         return json_fail(j, E_JsonTooDeep);
-    j->depth++;
-    u8 bit = (u8)(1 << (j->depth % 8));
-    u8 *byte = &j->objects[j->depth / 8];
-    *byte = object ? *byte | bit : *byte & (u8)~bit;
+    j->object[++j->depth] = object;
     j->want = object ? JSON_WANT_NAME_OR_END : JSON_WANT_VALUE_OR_END;
-    return j->kind = object ? JSON_OBJECT : JSON_ARRAY;
+    return object ? JSON_OBJECT : JSON_ARRAY;
 }
 
+/* Outside all brackets it is no place to shut one. */
 static json_kind json_shut(json *j, b32 object)
 {
-    b32 fits = j->want == JSON_WANT_COMMA_OR_END ||
-               j->want == (object ? JSON_WANT_NAME_OR_END : JSON_WANT_VALUE_OR_END);
-    if (!fits || !j->depth || json_in_object(j) != object)
+    if (j->want < JSON_WANT_VALUE_OR_END || j->object[j->depth] != object)
         return json_fail(j, E_JsonSyntax);
+    invariant(j->depth > 0);
     j->depth--;
     json_after_value(j);
-    return j->kind = object ? JSON_OBJECT_END : JSON_ARRAY_END;
+    return object ? JSON_OBJECT_END : JSON_ARRAY_END;
 }
 
 /* Four hexadecimal digits. */
@@ -1105,11 +1110,11 @@ static u32 json_unit(reader *r)
 /* One escape behind its backslash, as a code point; a pair of surrogates is one escape. */
 static u32 json_escape(reader *r)
 {
-    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    str from = S("\"\\/bfnrt"), to = S("\"\\/\b\f\n\r\t");
     u8 c = read_byte(r);
-    for (iz i = 0; i < countof(from) - 1; i++)
-        if (c == from[i])
-            return (u8)to[i];
+    iz plain = str_find(from, c);
+    if (plain >= 0)
+        return to.ptr[plain];
     if (c != 'u')
         reader_fail(r, E_JsonEscape);
     u32 unit = json_unit(r);
@@ -1130,20 +1135,12 @@ static void json_string(json *j)
 {
     reader *r = &j->in;
     const u8 *start = r->at;
-    for (;;) {
-        read_plain(r);
-        u8 c = reader_peek(r);
-        if (!reader_left(r)) {
-            json_fail(j, E_JsonTruncated);
-            return;
-        } else if (c == '"') {
-            break;
-        } else if (c == '\\') {
+    for (u8 c; read_plain(r), (c = reader_peek(r)) != '"' && !r->error;) {
+        if (c == '\\') {
             read_byte(r);
             json_escape(r);
         } else if (c < ' ') {
-            json_fail(j, E_JsonControl);
-            return;
+            reader_fail(r, reader_left(r) ? E_JsonControl : E_Truncated);
         } else {
             read_utf8(r);
         }
@@ -1152,12 +1149,13 @@ static void json_string(json *j)
     read_byte(r);
 }
 
-static iz json_digits(reader *r)
+/* One digit or more. */
+static void json_digits(reader *r)
 {
-    const u8 *start = r->at;
+    if (!is_digit(reader_peek(r)))
+        reader_fail(r, E_JsonNumber);
     while (is_digit(reader_peek(r)))
         read_byte(r);
-    return r->at - start;
 }
 
 /* number = [ "-" ] int [ frac ] [ exp ], RFC 8259 section 6 */
@@ -1165,60 +1163,48 @@ static json_kind json_number(json *j)
 {
     reader *r = &j->in;
     const u8 *start = r->at;
-    if (reader_peek(r) == '-')
-        read_byte(r);
-    b32 zero = reader_peek(r) == '0';
-    iz digits = json_digits(r);
-    b32 good = digits == 1 || (digits > 1 && !zero);
-    if (good && reader_peek(r) == '.') {
-        read_byte(r);
-        good = json_digits(r) > 0;
+    read_if(r, '-');
+    if (!read_if(r, '0'))
+        json_digits(r);
+    else if (is_digit(reader_peek(r)))
+        reader_fail(r, E_JsonNumber);
+    if (read_if(r, '.'))
+        json_digits(r);
+    if (read_if(r, 'e') || read_if(r, 'E')) {
+        if (!read_if(r, '+'))
+            read_if(r, '-');
+        json_digits(r);
     }
-    if (good && (reader_peek(r) | 0x20) == 'e') {
-        read_byte(r);
-        if (reader_peek(r) == '+' || reader_peek(r) == '-')
-            read_byte(r);
-        good = json_digits(r) > 0;
-    }
-    if (!good)
-        return json_fail(j, E_JsonNumber);
     j->text = (str){start, r->at - start};
-    json_after_value(j);
-    return j->kind = JSON_NUMBER;
+    return JSON_NUMBER;
 }
 
-static json_kind json_word(json *j, str word, json_kind kind)
+/* What follows the first letter of true, false or null, whose kinds have the same order. */
+static json_kind json_word(json *j, u8 first)
 {
-    if (!str_eq(read_bytes(&j->in, word.len), word))
-        return json_fail(j, E_JsonSyntax);
-    json_after_value(j);
-    return j->kind = kind;
+    static const char words[][6] = {"true", "false", "null"};
+    for (i32 i = 0; i < countof(words); i++) {
+        str word = T(words[i]);
+        if (first == word.ptr[0] &&
+            str_eq(read_bytes(&j->in, word.len - 1), str_from(word, 1)))
+            return JSON_TRUE + (json_kind)i;
+    }
+    return json_fail(j, E_JsonSyntax);
 }
 
 static json_kind json_value(json *j)
 {
-    switch (reader_peek(&j->in)) {
-    case '{':
-        read_byte(&j->in);
-        return json_open(j, 1);
-    case '[':
-        read_byte(&j->in);
-        return json_open(j, 0);
-    case '"':
-        read_byte(&j->in);
-        json_string(j);
-        json_after_value(j);
-        return j->kind = j->in.error ? JSON_END : JSON_STRING;
-    case 't':
-        return json_word(j, S("true"), JSON_TRUE);
-    case 'f':
-        return json_word(j, S("false"), JSON_FALSE);
-    case 'n':
-        return json_word(j, S("null"), JSON_NULL);
-    }
-    if (reader_peek(&j->in) == '-' || is_digit(reader_peek(&j->in)))
+    u8 c = reader_peek(&j->in);
+    json_after_value(j);
+    if (c == '-' || is_digit(c))
         return json_number(j);
-    return json_fail(j, E_JsonSyntax);
+    read_byte(&j->in);
+    if (c == '{' || c == '[')
+        return json_open(j, c == '{');
+    if (c != '"')
+        return json_word(j, c);
+    json_string(j);
+    return JSON_STRING;
 }
 
 /* A member's name with the colon behind it. */
@@ -1228,36 +1214,30 @@ static json_kind json_name(json *j)
         return json_fail(j, E_JsonSyntax);
     json_string(j);
     json_skip_space(j);
-    if (!j->in.error && !reader_left(&j->in))
-        return json_fail(j, E_JsonTruncated);
     if (read_byte(&j->in) != ':')
         return json_fail(j, E_JsonSyntax);
     j->want = JSON_WANT_VALUE;
-    return j->kind = JSON_NAME;
+    return JSON_NAME;
 }
 
 static json_kind json_token(json *j)
 {
-    if (!reader_left(&j->in)) {
-        if (j->want == JSON_WANT_NOTHING)
-            return j->kind = JSON_END;
-        return json_fail(j, j->kind == JSON_END ? E_JsonEmpty : E_JsonTruncated);
-    }
+    reader *r = &j->in;
     if (j->want == JSON_WANT_NOTHING)
-        return json_fail(j, E_JsonTrailing);
-    u8 c = reader_peek(&j->in);
+        return reader_left(r) ? json_fail(j, E_JsonTrailing) : JSON_END;
+    u8 c = reader_peek(r);
     if (c == '}' || c == ']') {
-        read_byte(&j->in);
+        read_byte(r);
         return json_shut(j, c == '}');
     }
     if (j->want == JSON_WANT_COMMA_OR_END) {
-        if (read_byte(&j->in) != ',')
+        if (read_byte(r) != ',')
             return json_fail(j, E_JsonSyntax);
-        j->want = json_in_object(j) ? JSON_WANT_NAME : JSON_WANT_VALUE;
+        j->want = j->object[j->depth] ? JSON_WANT_NAME : JSON_WANT_VALUE;
         json_skip_space(j);
-        if (!reader_left(&j->in))
-            return json_fail(j, E_JsonTruncated);
     }
+    if (!reader_left(r))
+        return json_fail(j, j->kind == JSON_END ? E_JsonEmpty : E_Truncated);
     if (j->want == JSON_WANT_NAME || j->want == JSON_WANT_NAME_OR_END)
         return json_name(j);
     return json_value(j);
@@ -1267,11 +1247,10 @@ static json_kind json_token(json *j)
 static json_kind json_next(json *j)
 {
     json_skip_space(j);
-    if (!j->in.error)
-        json_token(j);
+    json_kind kind = json_token(j);
     if (j->in.error == E_Truncated)
         j->in.error = E_JsonTruncated;
-    return j->kind = j->in.error ? JSON_END : j->kind;
+    return j->kind = j->in.error ? JSON_END : kind;
 }
 
 /* Goes on to the end of a value whose first token has just been read. */
@@ -1284,10 +1263,12 @@ static void json_skip_rest(json *j)
         ;
 }
 
-static void json_skip(json *j)
+/* Steps over the next value; its kind, and in j->text its text where it is not a structure. */
+static json_kind json_skip(json *j)
 {
-    json_next(j);
+    json_kind kind = json_next(j);
     json_skip_rest(j);
+    return kind;
 }
 
 /* Enters the next value if it is of that kind; else steps over it and gives false. */
@@ -1304,7 +1285,7 @@ static b32 json_element(json *j)
 {
     json_skip_space(j);
     if (reader_peek(&j->in) != ']')
-        return !j->in.error && reader_left(&j->in) > 0;
+        return reader_left(&j->in) > 0; /* nothing is left after an error */
     json_next(j);
     return 0;
 }
@@ -1313,21 +1294,17 @@ static b32 json_element(json *j)
 static void json_put_text(writer *w, str raw)
 {
     reader r = reader_of(raw);
-    while (reader_left(&r)) {
-        const u8 *start = r.at;
-        while (reader_left(&r) && reader_peek(&r) != '\\')
-            read_byte(&r);
-        put(w, (str){start, r.at - start});
-        if (!reader_left(&r))
-            break;
-        read_byte(&r);
-        put_utf8(w, json_escape(&r));
-    }
+    while (reader_left(&r))
+        if (read_if(&r, '\\'))
+            put_utf8(w, json_escape(&r));
+        else
+            put_byte(w, read_byte(&r));
 }
 
 /* A walk through the members of an object, and of objects in it, that have one of the wanted
  * paths: "user.accessToken" is the member accessToken of the member user. */
 typedef struct {
+    json *json;
     str paths;  /* separated by blanks */
     u32 seen;   /* which of them have been met: bit i for path i */
     iz outside; /* the depth outside the object */
@@ -1338,6 +1315,7 @@ typedef struct {
 /* Enters the next value if it is an object; else steps over it and gives false. */
 static b32 json_walk_start(json_walk *walk, json *j, const char *paths)
 {
+    walk->json = j;
     walk->paths = str_of_array(paths, URL_MAX);
     walk->seen = 0;
     walk->outside = j->depth;
@@ -1361,57 +1339,52 @@ static b32 json_walk_in(json_walk *walk, str name)
     return 1;
 }
 
-static void json_walk_out(json_walk *walk)
-{
-    while (walk->len && walk->path[--walk->len] != '.')
-        ;
-}
+enum { JSON_WALK_ASTRAY = -1, JSON_WALK_INSIDE = -2 };
 
-/* What the walk's path is among the wanted ones that have not been met: the index of one, or -1;
- * *inside says whether it leads to some. With `shut` those to which it leads count as met. */
-static i32 json_walk_find(json_walk *walk, b32 shut, b32 *inside)
+/* What the walk's path is among the wanted ones that have not been met: the index of one, or that
+ * it leads to some, or to none. With `leave` all of these count as met from now on. */
+static i32 json_walk_find(json_walk *walk, b32 leave)
 {
     str list = walk->paths, here = {walk->path, walk->len};
-    i32 found = -1;
-    *inside = 0;
+    i32 found = JSON_WALK_ASTRAY;
     for (i32 i = 0; list.len; i++) {
         str path = str_cut(&list, ' ');
+        u8 next = str_at(path, here.len);
         invariant(i < 32);
-        if ((walk->seen >> i & 1) || !str_starts(path, here))
+        if ((walk->seen >> i & 1) || (next && next != '.') || !str_starts(path, here))
             continue;
-        if (path.len == here.len) {
-            found = i;
-        } else if (path.ptr[here.len] == '.') {
-            *inside = 1;
-            walk->seen |= (u32)shut << i;
-        }
+        found = next ? JSON_WALK_INSIDE : i;
+        walk->seen |= (u32)leave << i;
     }
     return found;
+}
+
+static void json_walk_out(json_walk *walk)
+{
+    json_walk_find(walk, 1);
+    while (walk->len && walk->path[--walk->len] != '.')
+        ;
 }
 
 /* Moves to the next member that is wanted and gives the index of its path; the caller then reads
  * its value. All other members are stepped over, and so is each one that repeats a name of its
  * object: the first one counts, whatever its value. -1 when the object has been left. */
-static i32 json_walk_next(json_walk *walk, json *j)
+static i32 json_walk_next(json_walk *walk)
 {
-    for (b32 inside;;) {
+    json *j = walk->json;
+    for (;;) {
         json_kind kind = json_next(j);
         if (kind == JSON_OBJECT_END && j->depth > walk->outside) {
-            json_walk_find(walk, 1, &inside);
             json_walk_out(walk);
         } else if (kind != JSON_NAME) {
             return -1;
         } else if (!json_walk_in(walk, j->text)) {
             json_skip(j);
         } else {
-            i32 found = json_walk_find(walk, 0, &inside);
-            if (found < 0 && inside && json_enter(j, JSON_OBJECT))
+            i32 found = json_walk_find(walk, 0);
+            if (found == JSON_WALK_INSIDE && json_enter(j, JSON_OBJECT))
                 continue;
-            if (found >= 0)
-                walk->seen |= 1u << found;
-            else if (inside)
-                json_walk_find(walk, 1, &inside);
-            else
+            if (found == JSON_WALK_ASTRAY)
                 json_skip(j);
             json_walk_out(walk);
             if (found >= 0)
@@ -1424,8 +1397,7 @@ static i32 json_walk_next(json_walk *walk, json *j)
  * that is not there, gives a null pointer; a value of any other kind gives "". */
 static str json_text(json *j, arena *a)
 {
-    json_kind kind = json_next(j);
-    json_skip_rest(j);
+    json_kind kind = json_skip(j);
     if (kind == JSON_NULL)
         return (str){0, 0};
     if (kind != JSON_STRING)
@@ -1444,16 +1416,12 @@ static str json_text(json *j, arena *a)
 static i32 json_small(json *j, i32 max)
 {
     u64 value;
-    json_kind kind = json_next(j);
-    json_skip_rest(j);
-    return kind == JSON_NUMBER && str_to_uint(j->text, (u64)max, &value) ? (i32)value : -1;
+    return json_skip(j) == JSON_NUMBER && str_to_uint(j->text, (u64)max, &value) ? (i32)value : -1;
 }
 
 static b32 json_is_true(json *j)
 {
-    json_kind kind = json_next(j);
-    json_skip_rest(j);
-    return kind == JSON_TRUE;
+    return json_skip(j) == JSON_TRUE;
 }
 
 /* Reads to the end of the whole text, which alone shows that it is one JSON value. */
@@ -1469,7 +1437,7 @@ static err json_finish(json *j)
  * as literals in pairs. */
 static void json_put_comma(writer *w)
 {
-    u8 last = str_at(written(w), w->len - 1);
+    u8 last = writer_last(w);
     if (last && last != '{' && last != '[' && last != ':')
         put_byte(w, ',');
 }
@@ -1484,31 +1452,28 @@ static void json_put_open(writer *w, u8 bracket)
  * valid whatever comes in. */
 static void json_put_escaped(writer *w, str s)
 {
-    static const char hex[] = "0123456789abcdef";
     reader r = reader_of(s);
-    while (reader_left(&r) && !w->error) {
+    while (reader_left(&r)) {
         const u8 *start = r.at;
         read_plain(&r);
         put(w, (str){start, r.at - start});
         if (!reader_left(&r))
-            break;
-        reader one = r;
-        u32 c = read_utf8(&one);
-        if (one.error) {
-            put_utf8(w, 0xfffd);
-            read_byte(&r);
-            continue;
+            return;
+        start = r.at;
+        u32 c = read_utf8(&r);
+        if (r.error) {
+            c = 0xfffd;
+            r.at = start + 1;
+            r.error = E_None;
         }
-        r = one;
-        if (c == '"' || c == '\\') {
-            u8 pair[] = {'\\', (u8)c};
-            put(w, (str){pair, 2});
-        } else if (c < ' ') {
-            u8 six[] = {'\\', 'u', '0', '0', (u8)hex[c >> 4], (u8)hex[c & 15]};
-            put(w, (str){six, 6});
-        } else {
-            put_utf8(w, c);
+        if (c == '"' || c == '\\')
+            put_byte(w, '\\');
+        if (c < ' ') {
+            put_text(w, "\\u00");
+            put_byte(w, c < 16 ? '0' : '1');
+            c = (u8)"0123456789abcdef"[c & 15];
         }
+        put_utf8(w, c);
     }
 }
 
@@ -6246,7 +6211,7 @@ static str network_roots(const network *net)
         "/etc/ssl/certs/ca-certificates.crt", /* Debian */
         "/etc/ssl/cert.pem",                  /* Alpine */
     };
-    str named = env_get(net->env, S("SSL_CERT_FILE")), file = {0, 0};
+    str named = env_get(net->env, "SSL_CERT_FILE"), file = {0, 0};
     if (named.len)
         return os_map((const char *)named.ptr);
     for (iz i = 0; i < countof(places) && !file.ptr; i++)
@@ -6952,19 +6917,16 @@ typedef struct {
 /* The name of an error; its sentence is left in *sentence. */
 static str err_name(err error, str *sentence)
 {
-    static const char rows[] =
 #define X(name, text) #name "|" text "\n"
-        ERRORS(X)
+    *sentence = text_row(S(ERRORS(X)), (i32)error);
 #undef X
-        ;
-    *sentence = text_row(S(rows), (i32)error);
     return str_cut(sentence, '|');
 }
 
 static void log_init(logger *log, const char *const *env)
 {
-    str level = env_get(env, S("AWS_LAMBDA_LOG_LEVEL"));
-    log->as_json = str_eq_nocase(env_get(env, S("AWS_LAMBDA_LOG_FORMAT")), S("JSON"));
+    str level = env_get(env, "AWS_LAMBDA_LOG_LEVEL");
+    log->as_json = str_eq_nocase(env_get(env, "AWS_LAMBDA_LOG_FORMAT"), S("JSON"));
     log->least = LOG_INFO;
     for (i32 i = 0; i < (i32)countof(log_levels); i++)
         if (str_eq_nocase(level, T(log_levels[i])))
@@ -7055,7 +7017,7 @@ typedef struct {
 
 static err lambda_init(lambda *l, network *net)
 {
-    str place = env_get(net->env, S("AWS_LAMBDA_RUNTIME_API"));
+    str place = env_get(net->env, "AWS_LAMBDA_RUNTIME_API");
     if (url_parse(place, 1, &l->base) || l->base.origin.https)
         return E_RuntimeApiUrl;
     connection_init(&l->connection, net, l->base.origin);
@@ -7237,11 +7199,13 @@ enum {
     ALEXA_MEMBERS,
 };
 
-static const char alexa_paths[] =
-    "request.type request.intent.name request.intent.slots.LINE.value "
-    "request.intent.slots.LINE.resolutions request.reason request.error.type "
-    "session.application.applicationId context.System.application.applicationId "
-    "session.user.accessToken context.System.user.accessToken session.attributes.speech";
+static const char *alexa_paths(void)
+{
+    return "request.type request.intent.name request.intent.slots.LINE.value "
+           "request.intent.slots.LINE.resolutions request.reason request.error.type "
+           "session.application.applicationId context.System.application.applicationId "
+           "session.user.accessToken context.System.user.accessToken session.attributes.speech";
+}
 
 typedef struct {
     str member[ALEXA_MEMBERS]; /* a null pointer for one that is absent or null */
@@ -7256,12 +7220,12 @@ static b32 alexa_parse_authority(json *j, arena *a, alexa_request *r)
     str code = S(""), found[2] = {S(""), S("")};
     if (!json_walk_start(&walk, j, "status.code values"))
         return 0;
-    for (i32 i; (i = json_walk_next(&walk, j)) >= 0;) {
+    for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
         if (i == 0)
             code = json_text(j, a);
         else if (json_enter(j, JSON_ARRAY) && json_element(j)) {
             if (json_walk_start(&inner, j, "value.name value.id"))
-                while ((i = json_walk_next(&inner, j)) >= 0)
+                while ((i = json_walk_next(&inner)) >= 0)
                     found[i] = json_text(j, a);
             while (json_element(j))
                 json_skip(j);
@@ -7280,7 +7244,7 @@ static void alexa_parse_resolutions(json *j, arena *a, alexa_request *r)
     b32 matched = 0;
     if (!json_walk_start(&walk, j, "resolutionsPerAuthority"))
         return;
-    while (json_walk_next(&walk, j) >= 0)
+    while (json_walk_next(&walk) >= 0)
         if (json_enter(j, JSON_ARRAY))
             while (json_element(j)) {
                 if (matched)
@@ -7298,8 +7262,8 @@ static err alexa_parse(str event, arena *a, alexa_request *r)
     json_walk walk;
     *r = (alexa_request){0};
     json_start(&j, event);
-    if (json_walk_start(&walk, &j, alexa_paths))
-        for (i32 i; (i = json_walk_next(&walk, &j)) >= 0;) {
+    if (json_walk_start(&walk, &j, alexa_paths()))
+        for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
             if (i == ALEXA_RESOLUTIONS)
                 alexa_parse_resolutions(&j, a, r);
             else
@@ -7351,17 +7315,17 @@ static b32 alexa_is_for(const alexa_request *r, str skill_id)
  * ------------------------------------------------------------------------------------------ */
 
 typedef struct {
-    connection connection;
-    url base;
     err error; /* of its configuration */
+    url base;
+    connection connection;
 } service;
 
 typedef struct {
-    service tfl, preferences;
+    logger log;
     str app_id, app_key;
     str skill_id;
     b32 verify;
-    logger log;
+    service tfl, preferences;
 } skill;
 
 /* What one invocation carries along. */
@@ -7383,54 +7347,79 @@ static void service_init(service *s, network *net, str base)
 static void skill_init(skill *s, network *net)
 {
     const char *const *env = net->env;
-    str tfl = env_get(env, S("Skill__TflApiUrl"));
-    str preferences = env_get(env, S("Skill__SkillApiUrl"));
-    str verify = env_get(env, S("Skill__VerifySkillId"));
+    str tfl = env_get(env, "Skill__TflApiUrl");
+    str preferences = env_get(env, "Skill__SkillApiUrl");
+    str verify = env_get(env, "Skill__VerifySkillId");
     service_init(&s->tfl, net, tfl.len ? tfl : S("https://api.tfl.gov.uk/"));
     service_init(&s->preferences, net, preferences);
     if (!preferences.len)
         s->preferences.error = E_PreferencesNotSet;
-    s->app_id = env_get(env, S("Skill__TflApplicationId"));
-    s->app_key = env_get(env, S("Skill__TflApplicationKey"));
-    s->skill_id = env_get(env, S("Skill__SkillId"));
+    s->app_id = env_get(env, "Skill__TflApplicationId");
+    s->app_key = env_get(env, "Skill__TflApplicationKey");
+    s->skill_id = env_get(env, "Skill__SkillId");
     s->verify = verify.len ? !str_eq_nocase(verify, S("false")) : s->skill_id.len > 0;
     log_init(&s->log, env);
 }
 
-/* A target below the service's base URL. */
-static writer service_target(task *t, const service *s)
+/* One question to a service: the target is written, the answer is got, then read. */
+typedef struct {
+    task *task;
+    service *service;
+    const char *what; /* is asked, for the log */
+    writer target; /* below the service's base URL */
+    i32 status;    /* of the answer */
+    json answer;
+} inquiry;
+
+static void inquiry_start(inquiry *q, task *t, service *s, const char *what)
 {
-    writer w = arena_writer(t->arena, HTTP_REQUEST_MAX);
-    http_put(&w, s->base.path, 0);
-    put_byte(&w, '/');
-    return w;
+    q->task = t;
+    q->service = s;
+    q->what = what;
+    q->status = 0;
+    q->target = arena_writer(t->arena, HTTP_REQUEST_MAX);
+    http_put(&q->target, s->base.path, 0);
+    put_byte(&q->target, '/');
 }
 
-/* GETs the target that w holds. Any status but 200 is E_HttpStatus; which one it was stands in the
- * response, whose head and body are gone then, and in the log. */
-static err service_get(task *t, service *s, writer *w, str token, const char *what,
-                       http_response *r)
+/* GETs the target. Any status but 200 is E_HttpStatus; head and body are gone then. Errors are in
+ * the log. */
+static err inquiry_ask(inquiry *q, str token)
 {
+    task *t = q->task;
+    service *s = q->service;
     iz tries = 0;
-    err error = w->error;
-    str target = arena_keep(t->arena, w);
+    err error = q->target.error;
+    str target = arena_keep(t->arena, &q->target);
     u8 *mark = t->arena->at;
-    *r = (http_response){0};
+    http_response r = {0};
+    if (s->error) {
+        const char *name = s == &t->skill->tfl ? "Skill__TflApiUrl" : "Skill__SkillApiUrl";
+        log_line(&t->skill->log, LOG_ERROR, name, S(""), s->error);
+        return s->error;
+    }
     if (!error)
-        error = http_get(&s->connection, target, token, t->deadline, t->arena, r, &tries);
-    if (!error && r->status != 200)
+        error = http_get(&s->connection, target, token, t->deadline, t->arena, &r, &tries);
+    if (!error && r.status != 200)
         error = E_HttpStatus;
+    q->status = r.status;
+    json_start(&q->answer, r.body);
     if (!error)
         return E_None;
-    log_status(&t->skill->log, what, r->status, tries, error);
+    log_status(&t->skill->log, q->what, r.status, tries, error);
     arena_rewind(t->arena, mark);
     return error;
 }
 
-/* An answer, or a base URL, is not what it should be. */
-static err service_garbled(task *t, const char *what, err error)
+/* Reads the answer to its end. It is garbled if that is not JSON, or was not of the right shape:
+ * E_JsonShape, in the log as well. */
+static err inquiry_end(inquiry *q, b32 shape)
 {
-    log_line(&t->skill->log, LOG_ERROR, what, S(""), error);
+    err error = json_finish(&q->answer);
+    if (!error && !shape)
+        error = E_JsonShape;
+    if (error)
+        log_line(&q->task->skill->log, LOG_ERROR, q->what, S("answer"), error);
     return error;
 }
 
@@ -7454,9 +7443,8 @@ static i64 time_parse(str text)
 {
     reader r = reader_of(text);
     i64 part[6];
-    static const char before[] = {0, '-', '-', 'T', ':', ':'};
-    for (iz i = 0; i < 6; i++) {
-        if (before[i] && read_byte(&r) != before[i])
+    for (iz i = 0; i < countof(part); i++) {
+        if (i && !read_if(&r, S("?--T::").ptr[i]))
             return -1;
         part[i] = read_decimal(&r, i ? 2 : 4);
     }
@@ -7465,22 +7453,19 @@ static i64 time_parse(str text)
         part[4] > 59 || part[5] > 60 || day >= days_of_date(part[0], part[1] + 1, 1))
         return -1;
     i64 time = ((day * 24 + part[3]) * 60 + part[4]) * 60 + part[5];
-    if (reader_peek(&r) == '.')
-        do
+    if (read_if(&r, '.'))
+        while (is_digit(reader_peek(&r)))
             read_byte(&r);
-        while (is_digit(reader_peek(&r)));
-    u8 zone = reader_peek(&r);
-    if (zone == '+' || zone == '-') {
-        read_byte(&r);
+    i64 east = read_if(&r, '+') ? 60 : read_if(&r, '-') ? -60 : 0;
+    if (east) {
         i64 minutes = read_decimal(&r, 2) * 60;
-        if (reader_peek(&r) == ':')
-            read_byte(&r);
+        read_if(&r, ':');
         minutes += read_decimal(&r, 2);
         if (minutes >= 24 * 60)
             return -1;
-        time -= (zone == '+' ? minutes : -minutes) * 60;
-    } else if (zone == 'Z') {
-        read_byte(&r);
+        time -= east * minutes;
+    } else {
+        read_if(&r, 'Z');
     }
     return r.error || reader_left(&r) ? -1 : time;
 }
@@ -7497,7 +7482,7 @@ static b32 tfl_parse_periods(json *j, task *t)
         any = 1;
         if (!json_walk_start(&walk, j, "fromDate toDate isNow"))
             continue;
-        for (i32 i; (i = json_walk_next(&walk, j)) >= 0;) {
+        for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
             if (i == 2)
                 applies |= json_is_true(j);
             else
@@ -7519,7 +7504,7 @@ static line_status *tfl_parse_status(json *j, task *t)
         return 0;
     s->severity = -1;
     s->now = 1;
-    for (i32 i; (i = json_walk_next(&walk, j)) >= 0;) {
+    for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
         if (i == 0)
             s->severity = json_small(j, 1000);
         else if (i == 1)
@@ -7540,7 +7525,7 @@ static line *tfl_parse_line(json *j, task *t)
         json_fail(j, E_OutOfMemory);
     if (!json_walk_start(&walk, j, "id name lineStatuses"))
         return 0;
-    for (i32 i; (i = json_walk_next(&walk, j)) >= 0;) {
+    for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
         if (i == 0) {
             l->id = json_text(j, t->arena);
         } else if (i == 1) {
@@ -7555,41 +7540,40 @@ static line *tfl_parse_line(json *j, task *t)
     return l;
 }
 
-/* Appends the lines of an answer to the list. E_JsonShape unless it is an array of lines, one at
- * least, that have a name and an id. */
-static err tfl_parse_lines(str body, task *t, line **list)
+/* Appends the lines of an answer to the list. False unless it is an array of lines, one at least,
+ * that have a name and an id. */
+static b32 tfl_parse_lines(json *j, task *t, line **list)
 {
-    json j;
+    b32 good = 0;
     while (*list)
         list = &(*list)->next;
-    json_start(&j, body);
-    b32 array = json_enter(&j, JSON_ARRAY), good = 0;
-    while (array && json_element(&j)) {
-        line *l = tfl_parse_line(&j, t);
-        good = l && l->name.len && l->id.len;
-        if (!good)
-            json_fail(&j, E_JsonShape);
-        if (l) {
-            *list = l;
-            list = &l->next;
+    if (json_enter(j, JSON_ARRAY))
+        while (json_element(j)) {
+            line *l = tfl_parse_line(j, t);
+            good = l && l->name.len && l->id.len;
+            if (!good)
+                json_fail(j, E_JsonShape);
+            if (l) {
+                *list = l;
+                list = &l->next;
+            }
         }
-    }
-    err error = json_finish(&j);
-    return error ? error : array && good ? E_None : E_JsonShape;
+    return good;
 }
 
-/* Ends the target with the credentials. */
-static void tfl_put_query(task *t, writer *w)
+/* Ends the target with the credentials, and asks. */
+static err tfl_ask(inquiry *q)
 {
-    const skill *s = t->skill;
+    const skill *s = q->task->skill;
     if (s->app_id.len) {
-        put_text(w, "?app_id=");
-        http_put_encoded(w, s->app_id);
+        put_text(&q->target, "?app_id=");
+        http_put_encoded(&q->target, s->app_id);
     }
     if (s->app_key.len) {
-        put(w, s->app_id.len ? S("&app_key=") : S("?app_key="));
-        http_put_encoded(w, s->app_key);
+        put_text(&q->target, s->app_id.len ? "&app_key=" : "?app_key=");
+        http_put_encoded(&q->target, s->app_key);
     }
+    return inquiry_ask(q, S(""));
 }
 
 /* Characters of a TfL line id: what may stand in a request's path. */
@@ -7605,24 +7589,21 @@ static b32 line_id_valid(str id)
  * E_LineUnknown when TfL answers 404. */
 static err tfl_status(task *t, const str *ids, iz count, line **lines)
 {
-    http_response r;
+    inquiry q;
     invariant(count > 0 && count <= LINES_PER_CALL);
-    if (t->skill->tfl.error)
-        return service_garbled(t, "Skill__TflApiUrl", t->skill->tfl.error);
-    writer w = service_target(t, &t->skill->tfl);
-    put_text(&w, "Line/");
+    inquiry_start(&q, t, &t->skill->tfl, "TfL status");
+    put_text(&q.target, "Line/");
     for (iz i = 0; i < count; i++) {
         invariant(line_id_valid(ids[i]));
-        put(&w, i ? S("%2C") : S(""));
-        put(&w, ids[i]);
+        if (i)
+            put_text(&q.target, "%2C");
+        put(&q.target, ids[i]);
     }
-    put_text(&w, "/Status");
-    tfl_put_query(t, &w);
-    err error = service_get(t, &t->skill->tfl, &w, S(""), "TfL status", &r);
+    put_text(&q.target, "/Status");
+    err error = tfl_ask(&q);
     if (error)
-        return error == E_HttpStatus && r.status == 404 ? E_LineUnknown : error;
-    error = tfl_parse_lines(r.body, t, lines);
-    return error ? service_garbled(t, "TfL status answer", error) : E_None;
+        return error == E_HttpStatus && q.status == 404 ? E_LineUnknown : error;
+    return inquiry_end(&q, tfl_parse_lines(&q.answer, t, lines));
 }
 
 /* A list of messages in plain text; more than it holds could not be spoken either. */
@@ -7647,17 +7628,20 @@ static void messages_insert(messages *m, iz at, str text)
 static str text_tidy(arena *a, str raw, b32 stop)
 {
     writer w = arena_writer(a, raw.len + 1);
+    b32 apart = 0;
     for (iz i = 0; i < raw.len; i++) {
-        u8 c = raw.ptr[i] <= ' ' || raw.ptr[i] == 0x7f ? ' ' : raw.ptr[i];
-        u8 last = str_at(written(&w), w.len - 1);
-        if ((c == ' ' && (last == ' ' || !last)) || (c == '.' && last == '.'))
+        u8 c = raw.ptr[i];
+        if (c <= ' ' || c == 0x7f) {
+            apart = w.len > 0;
             continue;
-        put_byte(&w, c);
+        }
+        if (apart)
+            put_byte(&w, ' ');
+        if (c != '.' || writer_last(&w) != '.')
+            put_byte(&w, c);
+        apart = 0;
     }
-    if (w.len && w.buf[w.len - 1] == ' ')
-        writer_cut(&w, w.len - 1);
-    u8 last = str_at(written(&w), w.len - 1);
-    if (stop && last && !is_one_of(last, ".!?"))
+    if (stop && w.len && !is_one_of(writer_last(&w), ".!?"))
         put_byte(&w, '.');
     return arena_keep(a, &w);
 }
@@ -7666,24 +7650,20 @@ static str text_tidy(arena *a, str raw, b32 stop)
  * alphabetical order without case. */
 static err tfl_disruption(task *t, messages *m)
 {
-    http_response r;
-    json j;
-    if (t->skill->tfl.error)
-        return service_garbled(t, "Skill__TflApiUrl", t->skill->tfl.error);
-    writer w = service_target(t, &t->skill->tfl);
-    put_text(&w, "Line/Mode/dlr%2Celizabeth-line%2Coverground%2Ctube/Disruption");
-    tfl_put_query(t, &w);
-    err error = service_get(t, &t->skill->tfl, &w, S(""), "TfL disruption", &r);
+    inquiry q;
+    json *j = &q.answer;
+    inquiry_start(&q, t, &t->skill->tfl, "TfL disruption");
+    put_text(&q.target, "Line/Mode/dlr%2Celizabeth-line%2Coverground%2Ctube/Disruption");
+    err error = tfl_ask(&q);
     if (error)
         return error;
-    json_start(&j, r.body);
-    b32 array = json_enter(&j, JSON_ARRAY);
-    while (array && json_element(&j)) {
+    b32 array = json_enter(j, JSON_ARRAY);
+    while (array && json_element(j)) {
         json_walk walk;
-        if (!json_walk_start(&walk, &j, "description"))
+        if (!json_walk_start(&walk, j, "description"))
             continue;
-        while (json_walk_next(&walk, &j) >= 0) {
-            str text = text_tidy(t->arena, json_text(&j, t->arena), 0);
+        while (json_walk_next(&walk) >= 0) {
+            str text = text_tidy(t->arena, json_text(j, t->arena), 0);
             iz at = 0;
             while (at < m->count && str_order_nocase(m->text[at], text) < 0)
                 at++;
@@ -7693,10 +7673,7 @@ static err tfl_disruption(task *t, messages *m)
     }
     for (iz i = 0; i < m->count; i++)
         m->text[i] = text_tidy(t->arena, m->text[i], 1);
-    error = json_finish(&j);
-    if (!error && !array)
-        error = E_JsonShape;
-    return error ? service_garbled(t, "TfL disruption answer", error) : E_None;
+    return inquiry_end(&q, array);
 }
 
 /* A set of line ids in the order of arrival. */
@@ -7730,24 +7707,20 @@ static void line_ids_add_today(line_ids *set, str id)
  * stand in a request are logged and left out. E_AccessTokenRefused for 401 and 403. */
 static err preferences_get(task *t, str token, line_ids *favourites)
 {
-    http_response r;
-    json j;
-    service *s = &t->skill->preferences;
+    inquiry q;
+    json *j = &q.answer;
     json_walk walk;
     b32 listed = 0;
     err odd = E_None;
-    if (s->error)
-        return service_garbled(t, "Skill__SkillApiUrl", s->error);
-    writer w = service_target(t, s);
-    put_text(&w, "api/preferences");
-    err error = service_get(t, s, &w, token, "preferences", &r);
+    inquiry_start(&q, t, &t->skill->preferences, "preferences");
+    put_text(&q.target, "api/preferences");
+    err error = inquiry_ask(&q, token);
     if (error)
-        return r.status == 401 || r.status == 403 ? E_AccessTokenRefused : error;
-    json_start(&j, r.body);
-    if (json_walk_start(&walk, &j, "favoriteLines"))
-        while (json_walk_next(&walk, &j) >= 0)
-            for (listed = json_enter(&j, JSON_ARRAY); listed && json_element(&j);) {
-                str id = json_text(&j, t->arena);
+        return q.status == 401 || q.status == 403 ? E_AccessTokenRefused : error;
+    if (json_walk_start(&walk, j, "favoriteLines"))
+        while (json_walk_next(&walk) >= 0)
+            for (listed = json_enter(j, JSON_ARRAY); listed && json_element(j);) {
+                str id = json_text(j, t->arena);
                 if (line_id_valid(id))
                     line_ids_add_today(favourites, id);
                 else
@@ -7755,10 +7728,7 @@ static err preferences_get(task *t, str token, line_ids *favourites)
             }
     if (odd)
         log_line(&t->skill->log, LOG_WARN, "favourite left out", S(""), odd);
-    error = json_finish(&j);
-    if (!error && !listed)
-        error = E_JsonShape;
-    return error ? service_garbled(t, "preferences answer", error) : E_None;
+    return inquiry_end(&q, listed);
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -7772,56 +7742,64 @@ static err preferences_get(task *t, str token, line_ids *favourites)
  * High St Kensington) unless the name of a saint follows it (King's Cross St Pancras).
  * ------------------------------------------------------------------------------------------ */
 
-/* The lines, one a row: TfL's id, its name, and then what people call it, folded as line_fold does.
- * The last row is no line but the six of London Overground together. */
-static const char line_table[] =
-    "bakerloo|Bakerloo|bakerloo\n"
-    "central|Central|central\n"
-    "circle|Circle|circle\n"
-    "district|District|district\n"
-    "hammersmith-city|Hammersmith & City|hammersmith and city|hammersmith city|hammersmith|h and c"
-    "|h c\n"
-    "jubilee|Jubilee|jubilee\n"
-    "metropolitan|Metropolitan|metropolitan|met\n"
-    "northern|Northern|northern\n"
-    "piccadilly|Piccadilly|piccadilly\n"
-    "victoria|Victoria|victoria\n"
-    "waterloo-city|Waterloo & City|waterloo and city|waterloo city|waterloo|city|drain|w and c\n"
-    "dlr|DLR|dlr|d l r|docklands light railway|docklands light rail|docklands railway|docklands\n"
-    "elizabeth|Elizabeth line|elizabeth|crossrail|cross rail|liz|lizzie|lizzy|tfl rail\n"
-    "liberty|Liberty|liberty\n"
-    "lioness|Lioness|lioness\n"
-    "mildmay|Mildmay|mildmay\n"
-    "suffragette|Suffragette|suffragette\n"
-    "weaver|Weaver|weaver\n"
-    "windrush|Windrush|windrush\n"
-    "london-overground|London Overground|london overground|overground\n";
+/* The lines, one a row: TfL's id, its name, and then what else people call it, folded as line_fold
+ * does. The last row is no line but the six of London Overground together. */
+static str line_rows(void)
+{
+    return S("bakerloo|Bakerloo\n"
+             "central|Central\n"
+             "circle|Circle\n"
+             "district|District\n"
+             "hammersmith-city|Hammersmith & City|hammersmith and city|hammersmith city"
+             "|hammersmith|h and c|h c\n"
+             "jubilee|Jubilee\n"
+             "metropolitan|Metropolitan|met\n"
+             "northern|Northern\n"
+             "piccadilly|Piccadilly\n"
+             "victoria|Victoria\n"
+             "waterloo-city|Waterloo & City|waterloo and city|waterloo city|waterloo|city|drain"
+             "|w and c\n"
+             "dlr|DLR|d l r|docklands light railway|docklands light rail|docklands railway"
+             "|docklands\n"
+             "elizabeth|Elizabeth line|crossrail|cross rail|liz|lizzie|lizzy|tfl rail\n"
+             "liberty|Liberty\n"
+             "lioness|Lioness\n"
+             "mildmay|Mildmay\n"
+             "suffragette|Suffragette\n"
+             "weaver|Weaver\n"
+             "windrush|Windrush\n"
+             "london-overground|London Overground|london overground|overground\n");
+}
 
 /* TfL's severities in the order of their numbers: how bad each is, as a letter, and what is said,
  * with % for the line. A higher letter is worse; A is no disruption and B a number that is not in
  * the table. The order: no trains at all; parts without trains; long waits; other ways round;
  * restrictions; news. */
-static const char severities[] = "DThere is a special service on %.\n"
-                                 "T% is closed.\n"
-                                 "R% is suspended.\n"
-                                 "P% is part suspended.\n"
-                                 "QThere is a planned closure on %.\n"
-                                 "NThere is a part closure on %.\n"
-                                 "MThere are severe delays on %.\n"
-                                 "JThere is a reduced service on %.\n"
-                                 "KThere is a bus service in place of trains on %.\n"
-                                 "IThere are minor delays on %.\n"
-                                 "AThere is a good service on %.\n"
-                                 "O% is part closed.\n"
-                                 "GThere are stations with exit only on %.\n"
-                                 "FThere is no step free access on %.\n"
-                                 "HThere is a change of frequency on %.\n"
-                                 "L% is diverted.\n"
-                                 "S% is not running.\n"
-                                 "EThere are issues reported on %.\n"
-                                 "AThere are no issues on %.\n"
-                                 "CThere is information about %.\n"
-                                 "UThe service on % is closed.\n";
+static str severity_row(i32 severity)
+{
+    return text_row(S("DThere is a special service on %.\n"
+                      "T% is closed.\n"
+                      "R% is suspended.\n"
+                      "P% is part suspended.\n"
+                      "QThere is a planned closure on %.\n"
+                      "NThere is a part closure on %.\n"
+                      "MThere are severe delays on %.\n"
+                      "JThere is a reduced service on %.\n"
+                      "KThere is a bus service in place of trains on %.\n"
+                      "IThere are minor delays on %.\n"
+                      "AThere is a good service on %.\n"
+                      "O% is part closed.\n"
+                      "GThere are stations with exit only on %.\n"
+                      "FThere is no step free access on %.\n"
+                      "HThere is a change of frequency on %.\n"
+                      "L% is diverted.\n"
+                      "S% is not running.\n"
+                      "EThere are issues reported on %.\n"
+                      "AThere are no issues on %.\n"
+                      "CThere is information about %.\n"
+                      "UThe service on % is closed.\n"),
+                    severity);
+}
 
 enum { SEVERITY_COUNT = 21, SEVERITY_GOOD = 10, SEVERITY_INFORMATION = 19 };
 
@@ -7830,10 +7808,10 @@ enum { SEVERITY_COUNT = 21, SEVERITY_GOOD = 10, SEVERITY_INFORMATION = 19 };
 static str text_fold(writer *w, str text)
 {
     for (iz i = 0; i < text.len; i++) {
-        u8 c = to_lower(text.ptr[i]), last = str_at(written(w), w->len - 1);
+        u8 c = to_lower(text.ptr[i]), last = writer_last(w);
         b32 apart = last && last != ' ';
         if (c == '&')
-            put(w, apart ? S(" and ") : S("and "));
+            put_text(w, apart ? " and " : "and ");
         else if (is_alnum(c) || c >= 0x80)
             put_byte(w, c);
         else if (c < ' ' && !is_space(c))
@@ -7865,14 +7843,12 @@ static known_line line_find(str said)
 {
     u8 buf[64];
     writer w = writer_of(buf, countof(buf));
-    str folded = line_fold(&w, said), rows = S(line_table);
+    str folded = line_fold(&w, said), rows = line_rows();
     while (folded.len && rows.len) {
-        str row = str_cut(&rows, '\n');
-        known_line found;
-        found.id = str_cut(&row, '|');
-        found.name = str_cut(&row, '|');
-        while (row.len)
-            if (str_eq(str_cut(&row, '|'), folded))
+        str row = str_cut(&rows, '\n'), called = str_cut(&row, '|');
+        known_line found = {called, str_cut(&row, '|')};
+        for (; called.len; called = str_cut(&row, '|'))
+            if (str_eq(called, folded))
                 return found;
     }
     return (known_line){0};
@@ -7956,13 +7932,13 @@ static void say_put(writer *w, str text)
         while (is_word(text, end))
             end++;
         str said = end > i ? say_word(text, i, &end) : (str){0, 0};
-        u8 c = str_at(text, i), last = str_at(written(w), w->len - 1);
+        u8 c = str_at(text, i), last = writer_last(w);
         if (said.ptr)
             put(w, said);
         else if (end > i)
             put(w, str_span(text, i, end));
         else if (c == '&')
-            put(w, last == ' ' || !last ? S("and") : S(" and"));
+            put_text(w, last == ' ' || !last ? "and" : " and");
         else if (c == '<')
             put_text(w, "&lt;");
         else if (c == '>')
@@ -8004,21 +7980,27 @@ static void line_put_name(writer *w, str name)
     iz n = name.len;
     b32 whole = str_eq_nocase(name, S("DLR")) || str_eq_nocase(name, S("London Overground")) ||
                 (n > 5 && str_eq_nocase(str_from(name, n - 5), S(" line")));
-    put(w, whole ? S("") : S(" line"));
+    if (!whole)
+        put_text(w, " line");
+}
+
+/* A blank, unless nothing stands before it. */
+static void put_blank(writer *w)
+{
+    if (w->len)
+        put_byte(w, ' ');
 }
 
 /* A sentence of the table with the line's name for %, or "it" where the name is empty. */
 static void line_put_sentence(writer *w, str sentence, str name)
 {
     str rest = sentence, head = str_cut(&rest, '%');
-    put(w, w->len ? S(" ") : S(""));
+    put_blank(w);
     iz start = w->len;
     put(w, head);
-    put(w, name.len ? S("the ") : S(""));
+    put_text(w, name.len ? "the " : "it");
     if (name.len)
         line_put_name(w, name);
-    else
-        put_text(w, "it");
     put(w, rest);
     if (!w->error && !head.len)
         w->buf[start] &= (u8)~0x20; /* "the" or "it" begins the sentence */
@@ -8031,7 +8013,7 @@ static str status_row(const line_status *s)
     b32 known = s->severity >= 0 && s->severity < SEVERITY_COUNT;
     if (!known && (s->description.len || !s->reason.len))
         return S("B");
-    return text_row(S(severities), known ? s->severity : SEVERITY_INFORMATION);
+    return severity_row(known ? s->severity : SEVERITY_INFORMATION);
 }
 
 static i32 status_badness(const line_status *s)
@@ -8047,7 +8029,8 @@ static void status_put(writer *w, const line_status *s, str name)
     if (row.len > 1) {
         line_put_sentence(w, str_from(row, 1), name);
     } else if (s->description.len && s->description.len < LINE_MESSAGE_MAX / 4) {
-        put(w, w->len ? S(" TfL reports ") : S("TfL reports "));
+        put_blank(w);
+        put_text(w, "TfL reports ");
         put(w, s->description);
         line_put_sentence(w, S("on %."), name);
     }
@@ -8142,14 +8125,14 @@ static str line_message(const line *l, str name, arena *a)
     }
     writer w = arena_writer(a, LINE_MESSAGE_MAX);
     if (l->statuses && !count)
-        line_put_sentence(&w, str_from(text_row(S(severities), SEVERITY_GOOD), 1), name);
+        line_put_sentence(&w, str_from(severity_row(SEVERITY_GOOD), 1), name);
     else if (count && !(named && reasons[0].len))
         status_put(&w, now[0], name);
     for (iz i = 0; i < count; i++) {
         if (status_is_told(now, reasons, i))
             continue;
         if (reasons[i].len) {
-            put(&w, w.len ? S(" ") : S(""));
+            put_blank(&w);
             put(&w, text_cut(reasons[i], w.cap - w.len));
         } else if (i) {
             status_put(&w, now[i], S(""));
@@ -8162,10 +8145,10 @@ static str line_message(const line *l, str name, arena *a)
 
 /* What the skill answers, in plain text. */
 typedef struct {
-    messages said;
     str title;    /* of the card; no card without one */
     str reprompt; /* the question that leaves the session open; closed without one */
     b32 link;     /* LinkAccount in place of a Standard card */
+    messages said;
 } answer;
 
 static void answer_say(answer *r, str text)
@@ -8173,120 +8156,92 @@ static void answer_say(answer *r, str text)
     messages_insert(&r->said, r->said.count, text);
 }
 
-static void answer_ask(answer *r, str text, str reprompt)
+/* Says it and leaves the session open, with the usual question. */
+static void answer_ask(answer *r, str text)
 {
     answer_say(r, text);
-    r->reprompt = reprompt;
+    r->reprompt = S("What would you like to know?");
 }
 
-/* Speech as SSML: one message plain, several as paragraphs, as many as fit into max bytes. */
-static void answer_put_speech(writer *w, arena *a, const messages *said, iz max)
+/* Messages as the inside of a JSON string, as many as fit into max bytes: as SSML, one plain and
+ * several as paragraphs, or as lines of plain text. */
+static void answer_put_said(writer *w, arena *a, const str *said, iz count, iz max, b32 ssml)
 {
-    iz room = max - S("<speak></speak>").len;
-    b32 many = said->count > 1;
-    put_text(w, "<speak>");
-    for (iz i = 0; i < said->count; i++) {
-        writer one = arena_writer(a, said->text[i].len * 5 + 16); /* "&" and "<" grow to 5 */
-        say_put(&one, said->text[i]);
-        str text = arena_keep(a, &one), fits;
-        if (one.error)
-            w->error = one.error;
-        room -= many ? S("<p></p>").len : 0;
-        if (room <= 0)
-            break;
-        fits = text_cut(text, room);
-        if (fits.len < text.len && i && !str_ends(fits, S(".")))
-            break;
-        put(w, many ? S("<p>") : S(""));
-        put(w, fits);
-        put(w, many ? S("</p>") : S(""));
-        room -= fits.len;
-        if (fits.len < text.len)
-            break;
-    }
-    put_text(w, "</speak>");
-}
-
-/* The messages as lines of plain text, as many as fit. */
-static void answer_put_text(writer *w, const messages *said, iz max)
-{
-    for (iz i = 0; i < said->count && w->len < max; i++) {
-        str text = said->text[i], fits;
-        iz room = max - w->len - (w->len > 0);
-        fits = room > 0 ? text_cut(text, room) : S("");
-        if (!fits.len || (fits.len < text.len && i && !str_ends(fits, S("."))))
+    for (iz i = 0; i < count; i++) {
+        str text = said[i], before = S(""), after = S(""), fits;
+        if (ssml) {
+            writer one = arena_writer(a, text.len * 5 + 16); /* "&" and "<" grow to 5 */
+            say_put(&one, text);
+            text = arena_keep(a, &one);
+            if (one.error)
+                w->error = one.error;
+        } else if (i) {
+            before = S("\n");
+        }
+        if (ssml && count > 1) {
+            before = S("<p>");
+            after = S("</p>");
+        }
+        max -= before.len + after.len;
+        if (max <= 0)
             return;
-        put(w, w->len ? S("\n") : S(""));
-        put(w, fits);
-        if (fits.len < text.len)
+        fits = text_cut(text, max);
+        b32 whole = fits.len == text.len;
+        if ((!fits.len && !ssml) || (!whole && i && !str_ends(fits, S("."))))
+            return;
+        json_put_escaped(w, before);
+        json_put_escaped(w, fits);
+        json_put_escaped(w, after);
+        max -= fits.len;
+        if (!whole)
             return;
     }
 }
 
-static void answer_put_voice(writer *w, arena *a, const messages *said, iz max)
+static void answer_put_voice(writer *w, arena *a, const str *said, iz count, iz max)
 {
-    u8 *buf = arena_alloc(a, max);
-    writer ssml = writer_of(buf, buf ? max : 0);
-    json_put_name(w, "outputSpeech");
-    json_put_open(w, '{');
-    json_put_member(w, "type", S("SSML"));
-    answer_put_speech(&ssml, a, said, max);
-    if (ssml.error)
-        w->error = ssml.error;
-    json_put_member(w, "ssml", written(&ssml));
-    put_byte(w, '}');
+    put_text(w, "\"outputSpeech\":{\"type\":\"SSML\",\"ssml\":\"<speak>");
+    answer_put_said(w, a, said, count, max - S("<speak></speak>").len, 1);
+    put_text(w, "</speak>\"}");
 }
 
 static void answer_put_card(writer *w, arena *a, const answer *r, iz max)
 {
-    if (!r->link && !r->title.len)
-        return;
-    json_put_name(w, "card");
-    json_put_open(w, '{');
-    json_put_member(w, "type", r->link ? S("LinkAccount") : S("Standard"));
-    if (!r->link) {
-        writer text = arena_writer(a, max);
+    if (r->link) {
+        put_text(w, ",\"card\":{\"type\":\"LinkAccount\"}");
+    } else if (r->title.len) {
         str title = text_cut(r->title, ALEXA_CARD_TITLE_MAX);
-        answer_put_text(&text, &r->said, max - title.len);
-        if (text.error)
-            w->error = text.error;
+        put_text(w, ",\"card\":{\"type\":\"Standard\"");
         json_put_member(w, "title", title);
-        json_put_member(w, "text", arena_keep(a, &text));
+        put_text(w, ",\"text\":\"");
+        answer_put_said(w, a, r->said.text, r->said.count, max - title.len, 0);
+        put_text(w, "\"}");
     }
-    put_byte(w, '}');
 }
 
 /* One try at a response in which speech and card have at most `max` bytes each. */
 static str answer_try(const answer *r, arena *a, iz max)
 {
+    const messages *said = &r->said;
     u8 *buf = arena_alloc(a, ALEXA_RESPONSE_MAX);
     writer w = writer_of(buf, buf ? ALEXA_RESPONSE_MAX : 0);
-    json_put_open(&w, '{');
-    json_put_member(&w, "version", S("1.0"));
+    put_text(&w, "{\"version\":\"1.0\"");
     if (r->reprompt.len) {
-        writer last = arena_writer(a, max);
-        answer_put_text(&last, &r->said, max);
-        if (last.error)
-            w.error = last.error;
-        json_put_name(&w, "sessionAttributes");
-        json_put_open(&w, '{');
-        json_put_member(&w, "speech", arena_keep(a, &last));
-        put_byte(&w, '}');
+        put_text(&w, ",\"sessionAttributes\":{\"speech\":\"");
+        answer_put_said(&w, a, said->text, said->count, max, 0);
+        put_text(&w, "\"}");
     }
-    json_put_name(&w, "response");
-    json_put_open(&w, '{');
-    if (r->said.count) {
-        answer_put_voice(&w, a, &r->said, max);
+    put_text(&w, ",\"response\":{");
+    if (said->count) {
+        answer_put_voice(&w, a, said->text, said->count, max);
         answer_put_card(&w, a, r, max);
         if (r->reprompt.len) {
-            messages again = {.count = 1, .text = {r->reprompt}};
-            json_put_name(&w, "reprompt");
-            json_put_open(&w, '{');
-            answer_put_voice(&w, a, &again, max);
+            put_text(&w, ",\"reprompt\":{");
+            answer_put_voice(&w, a, &r->reprompt, 1, max);
             put_byte(&w, '}');
         }
-        json_put_name(&w, "shouldEndSession");
-        put(&w, r->reprompt.len ? S("false") : S("true"));
+        put_text(&w, ",\"shouldEndSession\":");
+        put_text(&w, r->reprompt.len ? "false" : "true");
     }
     put_text(&w, "}}");
     return w.error ? (str){0, 0} : written(&w);
@@ -8314,20 +8269,17 @@ static void intent_apologise(answer *r, b32 preferences)
 
 static void intent_launch(answer *r)
 {
-    answer_ask(r,
-               S("Welcome to London Travel. Ask me about a line, about disruption, or about your "
-                 "commute. What would you like to know?"),
-               S("What would you like to know? You could say: how is the Victoria line?"));
+    answer_ask(r, S("Welcome to London Travel. Ask me about a line, about disruption, or about "
+                    "your commute. What would you like to know?"));
+    r->reprompt = S("What would you like to know? You could say: how is the Victoria line?");
 }
 
 static void intent_help(answer *r)
 {
-    answer_ask(r,
-               S("I can tell you how trains are running on the Tube, London Overground, the DLR "
-                 "and the Elizabeth line. Say: how is the Central line, or: is there any "
-                 "disruption. Once your account is linked, say: how is my commute. What would you "
-                 "like to know?"),
-               S("What would you like to know?"));
+    answer_ask(r, S("I can tell you how trains are running on the Tube, London Overground, the "
+                    "DLR and the Elizabeth line. Say: how is the Central line, or: is there any "
+                    "disruption. Once your account is linked, say: how is my commute. What would "
+                    "you like to know?"));
 }
 
 static void intent_goodbye(answer *r)
@@ -8337,21 +8289,17 @@ static void intent_goodbye(answer *r)
 
 static void intent_sorry_what(answer *r)
 {
-    answer_ask(r,
-               S("Sorry, I can't help with that. Ask me about a line, about disruption, or about "
-                 "your commute. What would you like to know?"),
-               S("What would you like to know?"));
+    answer_ask(r, S("Sorry, I can't help with that. Ask me about a line, about disruption, or "
+                    "about your commute. What would you like to know?"));
 }
 
 static void intent_repeat(task *t, const alexa_request *q, answer *r)
 {
     str last = text_cut(q->member[ALEXA_SPEECH], ALEXA_TEXT_MAX);
     last = text_tidy(t->arena, last, 1);
-    if (last.len)
-        answer_ask(r, last, S("What would you like to know?"));
-    else
-        answer_ask(r, S("There is nothing to repeat yet. What would you like to know?"),
-                   S("What would you like to know?"));
+    if (!last.len)
+        last = S("There is nothing to repeat yet. What would you like to know?");
+    answer_ask(r, last);
 }
 
 /* The six lines as one: a single message where they all fare alike, else one for each that is not
@@ -8414,7 +8362,8 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
     if (!wanted.id.len) {
         str sorry = S("Sorry, I don't know that line. Which line would you like to hear about?");
         str which = str_from(sorry, S("Sorry, I don't know that line. ").len);
-        answer_ask(r, q->member[ALEXA_SLOT].len ? sorry : which, which);
+        answer_ask(r, q->member[ALEXA_SLOT].len ? sorry : which);
+        r->reprompt = which;
         return;
     }
     line_ids_add_today(&ids, wanted.id);
@@ -8539,23 +8488,36 @@ static b32 intent_answer(task *t, const alexa_request *q, answer *r)
  * which is written as the minimal valid response. */
 static void alexa_answer(task *t, const alexa_request *q, answer *r)
 {
-    const logger *log = &t->skill->log;
-    if (str_is(q->member[ALEXA_TYPE], "LaunchRequest")) {
+    str type = q->member[ALEXA_TYPE];
+    const char *what = "session ended by";
+    str which = q->member[ALEXA_ERROR];
+    log_level level = LOG_ERROR;
+    err error = E_SkillException;
+    if (str_is(type, "LaunchRequest")) {
         intent_launch(r);
-    } else if (str_is(q->member[ALEXA_TYPE], "IntentRequest")) {
-        if (!intent_answer(t, q, r))
-            log_line(log, LOG_WARN, "intent", q->member[ALEXA_INTENT], E_UnhandledIntent);
-    } else if (str_is(q->member[ALEXA_TYPE], "SessionEndedRequest")) {
-        if (q->member[ALEXA_ERROR].len)
-            log_line(log, LOG_ERROR, "session ended by", q->member[ALEXA_ERROR],
-                     E_SkillException);
-        else
-            log_line(log, LOG_INFO, "session ended by", q->member[ALEXA_REASON], E_None);
-    } else if (str_is(q->member[ALEXA_TYPE], "System.ExceptionEncountered")) {
-        log_line(log, LOG_ERROR, "exception", q->member[ALEXA_ERROR], E_SkillException);
+        return;
+    } else if (str_is(type, "IntentRequest")) {
+        if (intent_answer(t, q, r))
+            return;
+        what = "intent";
+        which = q->member[ALEXA_INTENT];
+        level = LOG_WARN;
+        error = E_UnhandledIntent;
+    } else if (str_is(type, "SessionEndedRequest")) {
+        if (!which.len) {
+            which = q->member[ALEXA_REASON];
+            level = LOG_INFO;
+            error = E_None;
+        }
+    } else if (str_is(type, "System.ExceptionEncountered")) {
+        what = "exception";
     } else {
-        log_line(log, LOG_WARN, "request type", q->member[ALEXA_TYPE], E_UnhandledRequestType);
+        what = "request type";
+        which = type;
+        level = LOG_WARN;
+        error = E_UnhandledRequestType;
     }
+    log_line(&t->skill->log, level, what, which, error);
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -8613,7 +8575,7 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
               "program; to try it here, type: make run\n"));
     iz failures = 0;
     l->log = &s->log;
-    if (!error && str_is(env_get(env, S("AWS_LAMBDA_INITIALIZATION_TYPE")), "snap-start")) {
+    if (!error && str_is(env_get(env, "AWS_LAMBDA_INITIALIZATION_TYPE"), "snap-start")) {
         skill_init(s, net);
         error = lambda_restore(l, a);
         if (error)
