@@ -1890,29 +1890,24 @@ typedef struct {
     u64 hash_key[2]; /* AES: see gcm_init */
 } aead;
 
-/* The 16 bytes of data from `at`: in place, or, where fewer are left, in pad with zeros behind. */
-static const u8 *padded_block(u8 pad[16], str data, iz at)
+/* The rest of a message, below 16 bytes, with zeros behind it up to a block; nothing of nothing. */
+static __attribute__((noinline)) str padded_rest(u8 pad[16], str rest)
 {
-    if (data.len - at >= 16)
-        return data.ptr + at;
     wipe(pad, 16);
-    copy(pad, data.ptr + at, data.len - at);
-    return pad;
+    copy(pad, rest.ptr, rest.len);
+    return (str){pad, rest.len ? 16 : 0};
 }
 
 /* ---- ChaCha20-Poly1305 ---- */
 
 /* One block of the key stream. (RFC 8439, 2.3) */
-static void chacha20_block(const aead *a, const u8 nonce[AEAD_NONCE], u32 counter, u8 out[64])
+static void chacha20_block(const aead *a, const u8 nonce[AEAD_NONCE], u32 counter, u32 x[16])
 {
-    u32 x[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574}, start[16];
-    for (iz i = 0; i < 8; i++)
-        x[4 + i] = a->key[i];
-    x[12] = counter;
-    for (iz i = 0; i < 3; i++)
-        x[13 + i] = load32(nonce + 4 * i);
-    for (iz i = 0; i < 16; i++)
-        start[i] = x[i];
+    u32 start[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
+    copy((u8 *)(start + 4), (const u8 *)a->key, 32);
+    start[12] = counter;
+    copy((u8 *)(start + 13), nonce, AEAD_NONCE);
+    copy((u8 *)x, (const u8 *)start, sizeof start);
     for (iz i = 0; i < 80; i++) {
         /* Quarter i of a round on a column; of every second round, on a diagonal. */
         iz slant = i >> 2 & 1, j = i & 3;
@@ -1926,8 +1921,7 @@ static void chacha20_block(const aead *a, const u8 nonce[AEAD_NONCE], u32 counte
         x[j] = va, *pb = vb, *pc = vc, *pd = vd;
     }
     for (iz i = 0; i < 16; i++)
-        store32(out + 4 * i, x[i] + start[i]);
-    wipe(x, sizeof x);
+        x[i] += start[i];
     wipe(start, sizeof start);
 }
 
@@ -1951,17 +1945,18 @@ static void poly1305_add(poly1305 *p, str data)
     u128 low = p->low;
     u64 top = p->top, r0 = p->r0, r1 = p->r1, s = r1 + (r1 >> 2);
     u8 pad[16];
-    for (iz at = 0; at < data.len; at += 16) {
-        u128 block = load128(padded_block(pad, data, at));
-        low += block;
-        top += (u64)1 + (low < block);
-        u64 h0 = (u64)low, h1 = (u64)(low >> 64);
-        u128 d0 = (u128)h0 * r0 + (u128)h1 * s;
-        u128 d1 = (u128)h0 * r1 + (u128)h1 * r0 + top * s + (u64)(d0 >> 64);
-        u64 d2 = top * r0 + (u64)(d1 >> 64), back = (d2 >> 2) * 5;
-        low = (d1 << 64 | (u64)d0) + back;
-        top = (d2 & 3) + (low < back);
-    }
+    for (; data.len; data = padded_rest(pad, data))
+        for (; data.len >= 16; data.ptr += 16, data.len -= 16) {
+            u128 block = load128(data.ptr);
+            low += block;
+            top += (u64)1 + (low < block);
+            u64 h0 = (u64)low, h1 = (u64)(low >> 64);
+            u128 d0 = (u128)h0 * r0 + (u128)h1 * s;
+            u128 d1 = (u128)h0 * r1 + (u128)h1 * r0 + top * s + (u64)(d0 >> 64);
+            u64 d2 = top * r0 + (u64)(d1 >> 64), back = (d2 >> 2) * 5;
+            low = (d1 << 64 | (u64)d0) + back;
+            top = (d2 & 3) + (low < back);
+        }
     p->low = low;
     p->top = top;
 }
@@ -1983,8 +1978,10 @@ static void poly1305_end(poly1305 *p, u128 last, u8 tag[AEAD_TAG])
 static void chacha20_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str data,
                          u8 tag[AEAD_TAG])
 {
-    u8 key[64], lengths[16];
-    chacha20_block(a, nonce, 0, key);
+    u32 block[16];
+    const u8 *key = (const u8 *)block;
+    u8 lengths[16];
+    chacha20_block(a, nonce, 0, block);
     poly1305 p = {.r0 = load64(key) & 0x0ffffffc0fffffff,
                   .r1 = load64(key + 8) & 0x0ffffffc0ffffffc};
     poly1305_add(&p, aad);
@@ -1993,7 +1990,7 @@ static void chacha20_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str
     store64(lengths + 8, (u64)data.len);
     poly1305_add(&p, (str){lengths, sizeof lengths});
     poly1305_end(&p, load128(key + 16), tag);
-    wipe(key, sizeof key);
+    wipe(block, sizeof block);
 }
 
 /* ---- AES-GCM ----
@@ -2145,10 +2142,9 @@ static vec128 gcm_product(vec128 x, vec128 y)
 static vec128 gcm_hash(vec128 sum, vec128 key, str data)
 {
     u8 pad[16];
-    for (iz at = 0; at < data.len; at += 16) {
-        const u8 *p = padded_block(pad, data, at);
-        sum = gcm_product(sum ^ (vec128){load64_be(p + 8), load64_be(p)}, key);
-    }
+    for (; data.len; data = padded_rest(pad, data))
+        for (; data.len >= 16; data.ptr += 16, data.len -= 16)
+            sum = gcm_product(sum ^ (vec128){load64_be(data.ptr + 8), load64_be(data.ptr)}, key);
     return sum;
 }
 
@@ -2189,13 +2185,14 @@ static void aead_init(aead *a, aead_id id, const u8 *key)
 /* Encrypts or decrypts: the key stream of either cipher, 64 bytes at a time. */
 static void aead_xor(const aead *a, const u8 nonce[AEAD_NONCE], u8 *data, iz n)
 {
-    u8 stream[64];
+    u32 block[16];
+    u8 *stream = (u8 *)block;
     invariant(0 <= n && n <= ((iz)1 << 36) - 32); /* GCM's limit, SP 800-38D, 5.2.1.1 */
     for (iz at = 0; at < n; at += 64) {
         u32 part = (u32)(at / 64);
         iz left = n - at < 64 ? n - at : 64, i = 0;
         if (a->id == CHACHA20_POLY1305)
-            chacha20_block(a, nonce, 1 + part, stream);
+            chacha20_block(a, nonce, 1 + part, block);
         else
             gcm_stream(a, nonce, 2 + 4 * part, stream);
         for (; i + 8 <= left; i += 8)
@@ -2203,7 +2200,7 @@ static void aead_xor(const aead *a, const u8 nonce[AEAD_NONCE], u8 *data, iz n)
         for (; i < left; i++)
             data[at + i] ^= stream[i];
     }
-    wipe(stream, sizeof stream);
+    wipe(block, sizeof block);
 }
 
 static void aead_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str data, u8 tag[AEAD_TAG])
