@@ -2621,13 +2621,11 @@ static void field_mul(curve_id c, u64 *r, const u64 *a, const u64 *b)
 /* r = 1 / a = a^(p - 2), and 0 of 0; the exponent is public. r is not a. */
 static void field_invert(curve_id c, u64 *r, const u64 *a)
 {
-    u64 exponent[FIELD_LIMBS];
-    copy((u8 *)exponent, (const u8 *)curves[c].prime, sizeof exponent);
-    exponent[0] -= 2;
     copy((u8 *)r, (const u8 *)a, FIELD_LIMBS * 8);
     for (iz i = 64 * curve_limbs(c) - 2; i >= 0; i--) {
+        u64 exponent = curves[c].prime[i >> 6] - (i < 64 ? 2 : 0);
         field_mul(c, r, r, r);
-        if (exponent[i >> 6] >> (i & 63) & 1)
+        if (exponent >> (i & 63) & 1)
             field_mul(c, r, r, a);
     }
 }
@@ -2792,6 +2790,13 @@ static err point_read(curve_id c, point *p, str s)
 
 /* ---- ECDH on P-256 ---- */
 
+/* r = other where mask is all ones; r as it was where it is zero. Four limbs. */
+static __attribute__((noinline)) void scalar_select(u64 *r, const u64 *other, u64 mask)
+{
+    for (iz i = 0; i < 4; i++)
+        r[i] ^= (r[i] ^ other[i]) & mask;
+}
+
 /* item = multiple[i], in constant time: all of them are read. */
 static void adder_take_secret(adder *a, const point multiple[KEY_POINTS], u64 i)
 {
@@ -2828,8 +2833,7 @@ static void adder_scale(adder *a, point multiple[KEY_POINTS], const u64 k[FIELD_
             adder_double(a);
         adder_take_secret(a, multiple, (v ^ minus) & 15);
         field_sub(P256, a->t[0], field_zero, a->item.y);
-        for (iz j = 0; j < 4; j++)
-            a->item.y[j] ^= (a->item.y[j] ^ a->t[0][j]) & minus;
+        scalar_select(a->item.y, a->t[0], minus);
         adder_add_distinct(a);
     }
 }
@@ -2850,29 +2854,25 @@ static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
         {MUL, T1, T1, T0}, {MUL, Y1, Y1, T1}, {SUB, T1, ZERO, Y1},
     };
     struct {
+        u64 k[FIELD_LIMBS], other[FIELD_LIMBS];
         adder a;
         point multiple[KEY_POINTS];
-        u64 k[FIELD_LIMBS], other[FIELD_LIMBS];
     } w = {.a.curve = P256};
     const u64 *order = curves[P256].order;
     limbs_read(w.k, 4, (str){secret, 32});
     u64 above = scalar_minus(w.other, w.k, order);
     u64 good = ct_mask((above | ct_is_zero(w.k[0] | w.k[1] | w.k[2] | w.k[3])) ^ 1);
-    for (iz i = 0; i < 4; i++)
-        w.k[i] &= good;
-    w.k[0] |= ~good & 1;
+    scalar_select(w.k, field_plain_one, ~good);
     u64 even = ct_mask((w.k[0] & 1) ^ 1);
     scalar_minus(w.other, order, w.k);
-    for (iz i = 0; i < 4; i++)
-        w.k[i] ^= (w.k[i] ^ w.other[i]) & even;
+    scalar_select(w.k, w.other, even);
 
     adder_scale(&w.a, w.multiple, w.k, p);
     u64 *x = w.a.sum.x, *y = w.a.sum.y, (*t)[FIELD_LIMBS] = w.a.t;
     field_invert(P256, t[0], w.a.sum.z);
     copy((u8 *)t[1], (const u8 *)field_plain_one, sizeof t[1]);
     adder_run(&w.a, affine, countof(affine));
-    for (iz i = 0; i < 4; i++)
-        y[i] ^= (y[i] ^ t[1][i]) & even;
+    scalar_select(y, t[1], even);
     out[0] = 4;
     limbs_write(out + 1, 32, x);
     limbs_write(out + 33, 32, y);
@@ -3434,8 +3434,8 @@ static const u8 pkcs1_info[20] = {0,    0x30, 17, 0x30, 0x0d, 6, 9, 0x60, 0x86, 
 
 /* Whether em is EMSA-PKCS1-v1_5's encoding (RFC 8017, section 9.2) of a digest of kind id. It is
  * made anew and compared as a whole, with the NULL that RFC 8017 has the AlgorithmIdentifier
- * carry. */
-static b32 rsa_is_pkcs1(str em, hash_id id, str digest)
+ * carry. (Apart from its caller, whose frame is smaller without the second buffer.) */
+static __attribute__((noinline)) b32 rsa_is_pkcs1(str em, hash_id id, str digest)
 {
     u8 made[RSA_BITS_MAX / 8], *end = made + em.len - digest.len, *info = end - sizeof pkcs1_info;
     memset(made, 0xff, sizeof made);
