@@ -2998,22 +2998,21 @@ static void f25519_load(f25519 out, const u8 in[32])
         out[i] = limbs_field(words, 51 * i, 51);
 }
 
-/* The one encoding below p of a tight element, which is below 2p: `over` is the carry of adding 19,
+/* The one encoding below p of a tight element, which is reduced in place. It is below 2p: `over` is the carry of adding 19,
  * 1 from p on. Then 19 is added and bit 255 falls away, which subtracts p. */
-static void f25519_store(u8 out[32], const f25519 a)
+static void f25519_store(u8 out[32], f25519 a)
 {
-    u64 over = 19, carry, l[5];
+    u64 over = 19, carry;
     for (iz i = 0; i < 5; i++)
         over = (a[i] + over) >> 51;
     carry = 19 * over;
     for (iz i = 0; i < 5; i++) {
         carry += a[i];
-        l[i] = carry & F25519_LIMB;
+        a[i] = carry & F25519_LIMB;
         carry >>= 51;
     }
     for (iz i = 0; i < 4; i++)
-        store64(out + 8 * i, l[i] >> (13 * i) | l[i + 1] << (51 - 13 * i));
-    wipe(l, sizeof l);
+        store64(out + 8 * i, a[i] >> (13 * i) | a[i + 1] << (51 - 13 * i));
 }
 
 /* One step of the Montgomery ladder: doubles (x2 : z2), adds it to (x3 : z3), whose difference is

@@ -2170,7 +2170,8 @@ static b32 f25519_is_not_combined(const f25519 a, const f25519 b, const f25519 c
     f25519_sums(both, x, y);
     f25519_mul(x, both[1], one);
     f25519_store(p, x);
-    f25519_store(q, b);
+    memcpy(x, b, sizeof x);
+    f25519_store(q, x);
     bad |= memcmp(p, q, 32) != 0;
     f25519_sums(both, b, c); /* (b + c) + (b - c) is 2 b */
     for (iz i = 0; i < 10; i++)
