@@ -1973,15 +1973,11 @@ static void poly1305_end(poly1305 *p, u128 last, u8 tag[AEAD_TAG])
     wipe(p, sizeof *p);
 }
 
-/* The tag over aad and ciphertext, under the first block of the stream: r, clamped, and the last
- * summand. (RFC 8439, 2.6 and 2.8) */
-static void chacha20_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str data,
-                         u8 tag[AEAD_TAG])
+/* The tag over aad and ciphertext, under the first half of the stream's block 0: r, clamped, and the
+ * last summand. (RFC 8439, 2.6 and 2.8) */
+static void chacha20_tag(const u8 key[32], str aad, str data, u8 tag[AEAD_TAG])
 {
-    u32 block[16];
-    const u8 *key = (const u8 *)block;
     u8 lengths[16];
-    chacha20_block(a, nonce, 0, block);
     poly1305 p = {.r0 = load64(key) & 0x0ffffffc0fffffff,
                   .r1 = load64(key + 8) & 0x0ffffffc0ffffffc};
     poly1305_add(&p, aad);
@@ -1990,7 +1986,6 @@ static void chacha20_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str
     store64(lengths + 8, (u64)data.len);
     poly1305_add(&p, (str){lengths, sizeof lengths});
     poly1305_end(&p, load128(key + 16), tag);
-    wipe(block, sizeof block);
 }
 
 /* ---- AES-GCM ----
@@ -2148,17 +2143,15 @@ static vec128 gcm_hash(vec128 sum, vec128 key, str data)
     return sum;
 }
 
-/* The tag over aad and ciphertext. (SP 800-38D, 7.1 steps 4 to 6) */
-static void gcm_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str data, u8 tag[AEAD_TAG])
+/* The tag over aad and ciphertext, under the stream's block for counter 1. (SP 800-38D, 7.1 steps 4
+ * to 6) */
+static void gcm_tag(const aead *a, const u8 mask[16], str aad, str data, u8 tag[AEAD_TAG])
 {
-    u8 mask[64];
     vec128 key = vec128_load(a->hash_key);
     vec128 sum = gcm_hash(gcm_hash((vec128){0, 0}, key, aad), key, data);
     sum = gcm_product(sum ^ (vec128){(u64)data.len << 3, (u64)aad.len << 3}, key);
-    gcm_stream(a, nonce, 1, mask);
     store64(tag, __builtin_bswap64(sum[1]) ^ load64(mask));
     store64(tag + 8, __builtin_bswap64(sum[0]) ^ load64(mask + 8));
-    wipe(mask, sizeof mask);
 }
 
 /* ---- AEAD ---- */
@@ -2182,6 +2175,16 @@ static void aead_init(aead *a, aead_id id, const u8 *key)
     gcm_init(a);
 }
 
+/* 64 bytes of the key stream. Those of the data begin with part 1; part 0 is the tag's, with
+ * counter 0 for ChaCha20 (RFC 8439, 2.6) and, in its last 16 bytes, 1 for GCM. */
+static void aead_stream(const aead *a, const u8 nonce[AEAD_NONCE], u32 part, u32 block[16])
+{
+    if (a->id == CHACHA20_POLY1305)
+        chacha20_block(a, nonce, part, block);
+    else
+        gcm_stream(a, nonce, 4 * part - 2, (u8 *)block);
+}
+
 /* Encrypts or decrypts: the key stream of either cipher, 64 bytes at a time. */
 static void aead_xor(const aead *a, const u8 nonce[AEAD_NONCE], u8 *data, iz n)
 {
@@ -2189,12 +2192,8 @@ static void aead_xor(const aead *a, const u8 nonce[AEAD_NONCE], u8 *data, iz n)
     u8 *stream = (u8 *)block;
     invariant(0 <= n && n <= ((iz)1 << 36) - 32); /* GCM's limit, SP 800-38D, 5.2.1.1 */
     for (iz at = 0; at < n; at += 64) {
-        u32 part = (u32)(at / 64);
         iz left = n - at < 64 ? n - at : 64, i = 0;
-        if (a->id == CHACHA20_POLY1305)
-            chacha20_block(a, nonce, 1 + part, block);
-        else
-            gcm_stream(a, nonce, 2 + 4 * part, stream);
+        aead_stream(a, nonce, (u32)(at / 64) + 1, block);
         for (; i + 8 <= left; i += 8)
             store64(data + at + i, load64(data + at + i) ^ load64(stream + i));
         for (; i < left; i++)
@@ -2205,10 +2204,14 @@ static void aead_xor(const aead *a, const u8 nonce[AEAD_NONCE], u8 *data, iz n)
 
 static void aead_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str data, u8 tag[AEAD_TAG])
 {
+    u32 block[16];
+    const u8 *stream = (const u8 *)block;
+    aead_stream(a, nonce, 0, block);
     if (a->id == CHACHA20_POLY1305)
-        chacha20_tag(a, nonce, aad, data, tag);
+        chacha20_tag(stream, aad, data, tag);
     else
-        gcm_tag(a, nonce, aad, data, tag);
+        gcm_tag(a, stream + 48, aad, data, tag);
+    wipe(block, sizeof block);
 }
 
 /* Encrypts the n bytes at data in place and gives the tag over them and aad. A nonce serves once
