@@ -3474,7 +3474,7 @@ static b32 rsa_is_pss(u8 *em, iz em_bits, hash_id id, str digest)
 {
     iz size = digest.len, db_len = ((em_bits + 7) >> 3) - size - 1, padding = db_len - size - 1;
     i32 top = em_bits & 7;
-    u8 again[HASH_MAX], salted[8 + 2 * HASH_MAX] = {0}, wrong = em[0] >> top;
+    u8 again[HASH_MAX], salted[8 + 2 * HASH_MAX] = {0}, wrong = (u8)(em[0] >> top);
     if (!top)
         em++;
     str seed = {em + db_len, size};
