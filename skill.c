@@ -1861,29 +1861,24 @@ typedef struct {
     u64 hash_key[2]; /* AES: see gcm_init */
 } aead;
 
-/* The 16 bytes of data from `at`: in place, or, where fewer are left, in pad with zeros behind. */
-static const u8 *padded_block(u8 pad[16], str data, iz at)
+/* The rest of a message, below 16 bytes, with zeros behind it up to a block; nothing of nothing. */
+static __attribute__((noinline)) str padded_rest(u8 pad[16], str rest)
 {
-    if (data.len - at >= 16)
-        return data.ptr + at;
     wipe(pad, 16);
-    copy(pad, data.ptr + at, data.len - at);
-    return pad;
+    copy(pad, rest.ptr, rest.len);
+    return (str){pad, rest.len ? 16 : 0};
 }
 
 /* ---- ChaCha20-Poly1305 ---- */
 
 /* One block of the key stream. (RFC 8439, 2.3) */
-static void chacha20_block(const aead *a, const u8 nonce[AEAD_NONCE], u32 counter, u8 out[64])
+static void chacha20_block(const aead *a, const u8 nonce[AEAD_NONCE], u32 counter, u32 x[16])
 {
-    u32 x[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574}, start[16];
-    for (iz i = 0; i < 8; i++)
-        x[4 + i] = a->key[i];
-    x[12] = counter;
-    for (iz i = 0; i < 3; i++)
-        x[13 + i] = load32(nonce + 4 * i);
-    for (iz i = 0; i < 16; i++)
-        start[i] = x[i];
+    u32 start[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
+    copy((u8 *)(start + 4), (const u8 *)a->key, 32);
+    start[12] = counter;
+    copy((u8 *)(start + 13), nonce, AEAD_NONCE);
+    copy((u8 *)x, (const u8 *)start, sizeof start);
     for (iz i = 0; i < 80; i++) {
         /* Quarter i of a round on a column; of every second round, on a diagonal. */
         iz slant = i >> 2 & 1, j = i & 3;
@@ -1897,8 +1892,7 @@ static void chacha20_block(const aead *a, const u8 nonce[AEAD_NONCE], u32 counte
         x[j] = va, *pb = vb, *pc = vc, *pd = vd;
     }
     for (iz i = 0; i < 16; i++)
-        store32(out + 4 * i, x[i] + start[i]);
-    wipe(x, sizeof x);
+        x[i] += start[i];
     wipe(start, sizeof start);
 }
 
@@ -1922,17 +1916,18 @@ static void poly1305_add(poly1305 *p, str data)
     u128 low = p->low;
     u64 top = p->top, r0 = p->r0, r1 = p->r1, s = r1 + (r1 >> 2);
     u8 pad[16];
-    for (iz at = 0; at < data.len; at += 16) {
-        u128 block = load128(padded_block(pad, data, at));
-        low += block;
-        top += (u64)1 + (low < block);
-        u64 h0 = (u64)low, h1 = (u64)(low >> 64);
-        u128 d0 = (u128)h0 * r0 + (u128)h1 * s;
-        u128 d1 = (u128)h0 * r1 + (u128)h1 * r0 + top * s + (u64)(d0 >> 64);
-        u64 d2 = top * r0 + (u64)(d1 >> 64), back = (d2 >> 2) * 5;
-        low = (d1 << 64 | (u64)d0) + back;
-        top = (d2 & 3) + (low < back);
-    }
+    for (; data.len; data = padded_rest(pad, data))
+        for (; data.len >= 16; data.ptr += 16, data.len -= 16) {
+            u128 block = load128(data.ptr);
+            low += block;
+            top += (u64)1 + (low < block);
+            u64 h0 = (u64)low, h1 = (u64)(low >> 64);
+            u128 d0 = (u128)h0 * r0 + (u128)h1 * s;
+            u128 d1 = (u128)h0 * r1 + (u128)h1 * r0 + top * s + (u64)(d0 >> 64);
+            u64 d2 = top * r0 + (u64)(d1 >> 64), back = (d2 >> 2) * 5;
+            low = (d1 << 64 | (u64)d0) + back;
+            top = (d2 & 3) + (low < back);
+        }
     p->low = low;
     p->top = top;
 }
@@ -1949,13 +1944,11 @@ static void poly1305_end(poly1305 *p, u128 last, u8 tag[AEAD_TAG])
     wipe(p, sizeof *p);
 }
 
-/* The tag over aad and ciphertext, under the first block of the stream: r, clamped, and the last
- * summand. (RFC 8439, 2.6 and 2.8) */
-static void chacha20_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str data,
-                         u8 tag[AEAD_TAG])
+/* The tag over aad and ciphertext, under the first half of the stream's block 0: r, clamped, and the
+ * last summand. (RFC 8439, 2.6 and 2.8) */
+static void chacha20_tag(const u8 key[32], str aad, str data, u8 tag[AEAD_TAG])
 {
-    u8 key[64], lengths[16];
-    chacha20_block(a, nonce, 0, key);
+    u8 lengths[16];
     poly1305 p = {.r0 = load64(key) & 0x0ffffffc0fffffff,
                   .r1 = load64(key + 8) & 0x0ffffffc0ffffffc};
     poly1305_add(&p, aad);
@@ -1964,7 +1957,6 @@ static void chacha20_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str
     store64(lengths + 8, (u64)data.len);
     poly1305_add(&p, (str){lengths, sizeof lengths});
     poly1305_end(&p, load128(key + 16), tag);
-    wipe(key, sizeof key);
 }
 
 /* ---- AES-GCM ----
@@ -2116,24 +2108,21 @@ static vec128 gcm_product(vec128 x, vec128 y)
 static vec128 gcm_hash(vec128 sum, vec128 key, str data)
 {
     u8 pad[16];
-    for (iz at = 0; at < data.len; at += 16) {
-        const u8 *p = padded_block(pad, data, at);
-        sum = gcm_product(sum ^ (vec128){load64_be(p + 8), load64_be(p)}, key);
-    }
+    for (; data.len; data = padded_rest(pad, data))
+        for (; data.len >= 16; data.ptr += 16, data.len -= 16)
+            sum = gcm_product(sum ^ (vec128){load64_be(data.ptr + 8), load64_be(data.ptr)}, key);
     return sum;
 }
 
-/* The tag over aad and ciphertext. (SP 800-38D, 7.1 steps 4 to 6) */
-static void gcm_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str data, u8 tag[AEAD_TAG])
+/* The tag over aad and ciphertext, under the stream's block for counter 1. (SP 800-38D, 7.1 steps 4
+ * to 6) */
+static void gcm_tag(const aead *a, const u8 mask[16], str aad, str data, u8 tag[AEAD_TAG])
 {
-    u8 mask[64];
     vec128 key = vec128_load(a->hash_key);
     vec128 sum = gcm_hash(gcm_hash((vec128){0, 0}, key, aad), key, data);
     sum = gcm_product(sum ^ (vec128){(u64)data.len << 3, (u64)aad.len << 3}, key);
-    gcm_stream(a, nonce, 1, mask);
     store64(tag, __builtin_bswap64(sum[1]) ^ load64(mask));
     store64(tag + 8, __builtin_bswap64(sum[0]) ^ load64(mask + 8));
-    wipe(mask, sizeof mask);
 }
 
 /* ---- AEAD ---- */
@@ -2157,32 +2146,43 @@ static void aead_init(aead *a, aead_id id, const u8 *key)
     gcm_init(a);
 }
 
+/* 64 bytes of the key stream. Those of the data begin with part 1; part 0 is the tag's, with
+ * counter 0 for ChaCha20 (RFC 8439, 2.6) and, in its last 16 bytes, 1 for GCM. */
+static void aead_stream(const aead *a, const u8 nonce[AEAD_NONCE], u32 part, u32 block[16])
+{
+    if (a->id == CHACHA20_POLY1305)
+        chacha20_block(a, nonce, part, block);
+    else
+        gcm_stream(a, nonce, 4 * part - 2, (u8 *)block);
+}
+
 /* Encrypts or decrypts: the key stream of either cipher, 64 bytes at a time. */
 static void aead_xor(const aead *a, const u8 nonce[AEAD_NONCE], u8 *data, iz n)
 {
-    u8 stream[64];
+    u32 block[16];
+    u8 *stream = (u8 *)block;
     invariant(0 <= n && n <= ((iz)1 << 36) - 32); /* GCM's limit, SP 800-38D, 5.2.1.1 */
     for (iz at = 0; at < n; at += 64) {
-        u32 part = (u32)(at / 64);
         iz left = n - at < 64 ? n - at : 64, i = 0;
-        if (a->id == CHACHA20_POLY1305)
-            chacha20_block(a, nonce, 1 + part, stream);
-        else
-            gcm_stream(a, nonce, 2 + 4 * part, stream);
+        aead_stream(a, nonce, (u32)(at / 64) + 1, block);
         for (; i + 8 <= left; i += 8)
             store64(data + at + i, load64(data + at + i) ^ load64(stream + i));
         for (; i < left; i++)
             data[at + i] ^= stream[i];
     }
-    wipe(stream, sizeof stream);
+    wipe(block, sizeof block);
 }
 
 static void aead_tag(const aead *a, const u8 nonce[AEAD_NONCE], str aad, str data, u8 tag[AEAD_TAG])
 {
+    u32 block[16];
+    const u8 *stream = (const u8 *)block;
+    aead_stream(a, nonce, 0, block);
     if (a->id == CHACHA20_POLY1305)
-        chacha20_tag(a, nonce, aad, data, tag);
+        chacha20_tag(stream, aad, data, tag);
     else
-        gcm_tag(a, nonce, aad, data, tag);
+        gcm_tag(a, stream + 48, aad, data, tag);
+    wipe(block, sizeof block);
 }
 
 /* Encrypts the n bytes at data in place and gives the tag over them and aad. A nonce serves once
@@ -2595,13 +2595,11 @@ static void field_mul(curve_id c, u64 *r, const u64 *a, const u64 *b)
 /* r = 1 / a = a^(p - 2), and 0 of 0; the exponent is public. r is not a. */
 static void field_invert(curve_id c, u64 *r, const u64 *a)
 {
-    u64 exponent[FIELD_LIMBS];
-    copy((u8 *)exponent, (const u8 *)curves[c].prime, sizeof exponent);
-    exponent[0] -= 2;
     copy((u8 *)r, (const u8 *)a, FIELD_LIMBS * 8);
     for (iz i = 64 * curve_limbs(c) - 2; i >= 0; i--) {
+        u64 exponent = curves[c].prime[i >> 6] - (i < 64 ? 2 : 0);
         field_mul(c, r, r, r);
-        if (exponent[i >> 6] >> (i & 63) & 1)
+        if (exponent >> (i & 63) & 1)
             field_mul(c, r, r, a);
     }
 }
@@ -2766,6 +2764,13 @@ static err point_read(curve_id c, point *p, str s)
 
 /* ---- ECDH on P-256 ---- */
 
+/* r = other where mask is all ones; r as it was where it is zero. Four limbs. */
+static __attribute__((noinline)) void scalar_select(u64 *r, const u64 *other, u64 mask)
+{
+    for (iz i = 0; i < 4; i++)
+        r[i] ^= (r[i] ^ other[i]) & mask;
+}
+
 /* item = multiple[i], in constant time: all of them are read. */
 static void adder_take_secret(adder *a, const point multiple[KEY_POINTS], u64 i)
 {
@@ -2802,8 +2807,7 @@ static void adder_scale(adder *a, point multiple[KEY_POINTS], const u64 k[FIELD_
             adder_double(a);
         adder_take_secret(a, multiple, (v ^ minus) & 15);
         field_sub(P256, a->t[0], field_zero, a->item.y);
-        for (iz j = 0; j < 4; j++)
-            a->item.y[j] ^= (a->item.y[j] ^ a->t[0][j]) & minus;
+        scalar_select(a->item.y, a->t[0], minus);
         adder_add_distinct(a);
     }
 }
@@ -2824,29 +2828,25 @@ static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
         {MUL, T1, T1, T0}, {MUL, Y1, Y1, T1}, {SUB, T1, ZERO, Y1},
     };
     struct {
+        u64 k[FIELD_LIMBS], other[FIELD_LIMBS];
         adder a;
         point multiple[KEY_POINTS];
-        u64 k[FIELD_LIMBS], other[FIELD_LIMBS];
     } w = {.a.curve = P256};
     const u64 *order = curves[P256].order;
     limbs_read(w.k, 4, (str){secret, 32});
     u64 above = scalar_minus(w.other, w.k, order);
     u64 good = ct_mask((above | ct_is_zero(w.k[0] | w.k[1] | w.k[2] | w.k[3])) ^ 1);
-    for (iz i = 0; i < 4; i++)
-        w.k[i] &= good;
-    w.k[0] |= ~good & 1;
+    scalar_select(w.k, field_plain_one, ~good);
     u64 even = ct_mask((w.k[0] & 1) ^ 1);
     scalar_minus(w.other, order, w.k);
-    for (iz i = 0; i < 4; i++)
-        w.k[i] ^= (w.k[i] ^ w.other[i]) & even;
+    scalar_select(w.k, w.other, even);
 
     adder_scale(&w.a, w.multiple, w.k, p);
     u64 *x = w.a.sum.x, *y = w.a.sum.y, (*t)[FIELD_LIMBS] = w.a.t;
     field_invert(P256, t[0], w.a.sum.z);
     copy((u8 *)t[1], (const u8 *)field_plain_one, sizeof t[1]);
     adder_run(&w.a, affine, countof(affine));
-    for (iz i = 0; i < 4; i++)
-        y[i] ^= (y[i] ^ t[1][i]) & even;
+    scalar_select(y, t[1], even);
     out[0] = 4;
     limbs_write(out + 1, 32, x);
     limbs_write(out + 33, 32, y);
@@ -2972,22 +2972,21 @@ static void f25519_load(f25519 out, const u8 in[32])
         out[i] = limbs_field(words, 51 * i, 51);
 }
 
-/* The one encoding below p of a tight element, which is below 2p: `over` is the carry of adding 19,
+/* The one encoding below p of a tight element, which is reduced in place. It is below 2p: `over` is the carry of adding 19,
  * 1 from p on. Then 19 is added and bit 255 falls away, which subtracts p. */
-static void f25519_store(u8 out[32], const f25519 a)
+static void f25519_store(u8 out[32], f25519 a)
 {
-    u64 over = 19, carry, l[5];
+    u64 over = 19, carry;
     for (iz i = 0; i < 5; i++)
         over = (a[i] + over) >> 51;
     carry = 19 * over;
     for (iz i = 0; i < 5; i++) {
         carry += a[i];
-        l[i] = carry & F25519_LIMB;
+        a[i] = carry & F25519_LIMB;
         carry >>= 51;
     }
     for (iz i = 0; i < 4; i++)
-        store64(out + 8 * i, l[i] >> (13 * i) | l[i + 1] << (51 - 13 * i));
-    wipe(l, sizeof l);
+        store64(out + 8 * i, a[i] >> (13 * i) | a[i + 1] << (51 - 13 * i));
 }
 
 /* One step of the Montgomery ladder: doubles (x2 : z2), adds it to (x3 : z3), whose difference is
@@ -3408,8 +3407,8 @@ static const u8 pkcs1_info[20] = {0,    0x30, 17, 0x30, 0x0d, 6, 9, 0x60, 0x86, 
 
 /* Whether em is EMSA-PKCS1-v1_5's encoding (RFC 8017, section 9.2) of a digest of kind id. It is
  * made anew and compared as a whole, with the NULL that RFC 8017 has the AlgorithmIdentifier
- * carry. */
-static b32 rsa_is_pkcs1(str em, hash_id id, str digest)
+ * carry. (Apart from its caller, whose frame is smaller without the second buffer.) */
+static __attribute__((noinline)) b32 rsa_is_pkcs1(str em, hash_id id, str digest)
 {
     u8 made[RSA_BITS_MAX / 8], *end = made + em.len - digest.len, *info = end - sizeof pkcs1_info;
     memset(made, 0xff, sizeof made);
@@ -3446,7 +3445,7 @@ static b32 rsa_is_pss(u8 *em, iz em_bits, hash_id id, str digest)
 {
     iz size = digest.len, db_len = ((em_bits + 7) >> 3) - size - 1, padding = db_len - size - 1;
     i32 top = em_bits & 7;
-    u8 again[HASH_MAX], salted[8 + 2 * HASH_MAX] = {0}, wrong = em[0] >> top;
+    u8 again[HASH_MAX], salted[8 + 2 * HASH_MAX] = {0}, wrong = (u8)(em[0] >> top);
     if (!top)
         em++;
     str seed = {em + db_len, size};
