@@ -3625,6 +3625,14 @@ static b32 der_next_is(const reader *r, u8 tag)
     return reader_peek(r) == tag;
 }
 
+/* Begins anew with an item in memory, in place: a structure that is returned would be copied. */
+static void der_begin(reader *r, str der)
+{
+    r->at = der.ptr;
+    r->end = str_from(der, der.len).ptr;
+    r->error = E_None;
+}
+
 /* Narrows the reader to the contents of the next item. Returns its former end, which is to be given
  * back to der_leave. */
 static const u8 *der_enter(reader *r, u8 tag)
@@ -3877,6 +3885,7 @@ enum {
 
 /* A certificate; slices of its DER. */
 typedef struct {
+    reader r;  /* over what is being decoded */
     err error; /* the first thing wrong with it; the fields read before that hold */
     sig_id sig;
     str issuer, subject; /* whole items */
@@ -3904,8 +3913,9 @@ static b32 cert_purposes(reader *r)
 }
 
 /* Takes in one extension, by the last byte of its object identifier 2.5.29.x (RFC 5280 4.2.1). */
-static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
+static void cert_extension(certificate *c, str oid, b32 critical)
 {
+    reader *r = &c->r;
     u32 id = oid.len == 3 && oid.ptr[0] == 0x55 && oid.ptr[1] == 0x1d ? oid.ptr[2] : 0;
     if (id == 15) {
         str bits = der_bits(r, 7);
@@ -3933,8 +3943,9 @@ static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
 }
 
 /* All extensions; none may come twice (RFC 5280 section 4.2). */
-static void cert_extensions(certificate *c, reader *r)
+static void cert_extensions(certificate *c)
 {
+    reader *r = &c->r;
     str seen[CERT_EXTENSIONS];
     iz count = 0;
     const u8 *list_end = der_enter(r, DER_SEQUENCE);
@@ -3950,7 +3961,7 @@ static void cert_extensions(certificate *c, reader *r)
             reader_fail(r, E_CertMalformed);
         if (!r->error) {
             seen[count++] = oid;
-            cert_extension(c, r, oid, critical);
+            cert_extension(c, oid, critical);
         }
         der_leave(r, value_end);
         der_leave(r, end);
@@ -3960,8 +3971,9 @@ static void cert_extensions(certificate *c, reader *r)
 
 /* The part that is signed, TBSCertificate (RFC 5280 section 4.1). The unique identifiers of version
  * 2 are not known here, and so refused. */
-static void cert_signed_part(certificate *c, reader *r, str algorithm)
+static void cert_signed_part(certificate *c, str algorithm)
 {
+    reader *r = &c->r;
     b32 version_3 = 0;
     if (der_next_is(r, DER_CONTEXT | DER_CONSTRUCTED))
         version_3 = str_eq(der_item(r, DER_CONTEXT | DER_CONSTRUCTED), S("\x02\x01\x02"));
@@ -3982,7 +3994,7 @@ static void cert_signed_part(certificate *c, reader *r, str algorithm)
     c->identity = (str){c->subject.ptr, r->error ? 0 : r->at - c->subject.ptr};
     if (reader_left(r)) {
         end = der_enter(r, DER_CONTEXT | DER_CONSTRUCTED | 3);
-        cert_extensions(c, r);
+        cert_extensions(c);
         der_leave(r, end);
     }
 }
@@ -3993,21 +4005,21 @@ static void cert_signed_part(certificate *c, reader *r, str algorithm)
 static void cert_decode(certificate *c, str der)
 {
     *c = (certificate){.path_len = -1, .usage = USAGE_ABSENT, .server_auth = 1};
-    reader r = reader_of(der);
-    const u8 *end = der_enter(&r, DER_SEQUENCE);
-    c->signed_part = der_whole(&r, DER_SEQUENCE);
-    str algorithm = der_whole(&r, DER_SEQUENCE);
+    der_begin(&c->r, der);
+    const u8 *end = der_enter(&c->r, DER_SEQUENCE);
+    c->signed_part = der_whole(&c->r, DER_SEQUENCE);
+    str algorithm = der_whole(&c->r, DER_SEQUENCE);
     c->sig = sig_of_algorithm(algorithm);
-    c->signature = der_bits(&r, 0);
-    der_leave(&r, end);
-    der_end(&r);
-    c->error = r.error;
-    r = reader_of(c->signed_part);
-    end = der_enter(&r, DER_SEQUENCE);
-    cert_signed_part(c, &r, algorithm);
-    der_leave(&r, end);
+    c->signature = der_bits(&c->r, 0);
+    der_leave(&c->r, end);
+    der_end(&c->r);
+    c->error = c->r.error;
+    der_begin(&c->r, c->signed_part);
+    end = der_enter(&c->r, DER_SEQUENCE);
+    cert_signed_part(c, algorithm);
+    der_leave(&c->r, end);
     if (!c->error)
-        c->error = r.error;
+        c->error = c->r.error;
     c->self_issued = str_eq(c->issuer, c->subject);
     c->key.may_sign = (c->usage & USAGE_DIGITAL_SIGNATURE) != 0;
 }
