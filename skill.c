@@ -3590,13 +3590,13 @@ static iz der_header(reader *r)
 {
     u8 tag = read_byte(r);
     iz len = read_byte(r);
+    b32 bad = (tag & 0x1f) == 0x1f;
     if (len >= 0x80) {
         iz n = len - 0x80;
         len = 1 <= n && n <= 3 ? (iz)read_be(r, n) : 0;
-        if (len < 0x80 || !(len >> (8 * (n - 1))))
-            reader_fail(r, E_DerMalformed);
+        bad |= len < 0x80 || !(len >> (8 * (n - 1)));
     }
-    if ((tag & 0x1f) == 0x1f)
+    if (bad)
         reader_fail(r, E_DerMalformed);
     return r->error ? 0 : len;
 }
@@ -3673,9 +3673,8 @@ static b32 der_flag(reader *r)
 static str der_integer(reader *r)
 {
     str s = der_item(r, DER_INTEGER);
-    b32 padded =
-        s.len > 1 && ((s.ptr[0] == 0 && s.ptr[1] < 0x80) || (s.ptr[0] == 0xff && s.ptr[1] >= 0x80));
-    if (!s.len || padded)
+    u32 first = (u32)(str_at(s, 0) << 8 | str_at(s, 1)) >> 7; /* nine bits, not all the same */
+    if (!s.len || (s.len > 1 && (first == 0 || first == 0x1ff)))
         reader_fail(r, E_DerMalformed);
     return s;
 }
@@ -3705,14 +3704,15 @@ static err der_pair(str der, str *a, str *b)
  * (X.690 8.6.2, 11.2.1). */
 static str der_bits(reader *r, u32 most_unused)
 {
-    const u8 *end = der_enter(r, DER_BIT_STRING);
-    u32 unused = read_byte(r);
-    str s = read_bytes(r, reader_left(r));
-    u32 last = s.len ? s.ptr[s.len - 1] : 1;
+    str s = der_item(r, DER_BIT_STRING);
+    if (!s.len) {
+        reader_fail(r, E_Truncated);
+        return s;
+    }
+    u32 unused = s.ptr[0], last = s.len > 1 ? s.ptr[s.len - 1] : 1;
     if (unused > most_unused || last & ((1u << unused) - 1))
         reader_fail(r, E_DerMalformed);
-    der_leave(r, end);
-    return s;
+    return str_from(s, 1);
 }
 
 /* Seconds since 1970 of the next item, a UTCTime YYMMDDHHMMSSZ or a GeneralizedTime YYYYMMDDHHMMSSZ
@@ -3906,7 +3906,8 @@ static b32 cert_purposes(reader *r)
     const u8 *end = der_enter(r, DER_SEQUENCE);
     do {
         str oid = der_item(r, DER_OID);
-        fit |= der_known(oid, "\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x04\x55\x1d\x25\0") < 2;
+        if (der_known(oid, "\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x04\x55\x1d\x25\0") < 2)
+            fit = 1;
     } while (reader_left(r));
     der_leave(r, end);
     return fit;
@@ -4205,7 +4206,8 @@ static b32 constraint_list(path_search *s, reader *r, b32 excluded, const genera
             reader_fail(r, E_CertSearchBound);
         if (!r->error && base.form == name->form) {
             limited = 1;
-            held |= name_within(name, base.value, excluded);
+            if (name_within(name, base.value, excluded))
+                held = 1;
         }
     } while (reader_left(r));
     der_leave(r, list_end);
@@ -4273,7 +4275,7 @@ static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
             quad = quad << 6 | value;
         }
         for (iz i = 0; i < 3; i++)
-            if (from <= byte + i && byte + i < from + n)
+            if ((uz)(byte + i - from) < (uz)n)
                 out[byte + i - from] = (u8)(quad >> (16 - 8 * i));
     }
     return 1;
@@ -4374,7 +4376,8 @@ static b32 path_next_sent(path_search *s, path_node *top)
     while (top->next_sent < s->count) {
         b32 fit = path_try(top, s->certs[top->next_sent++]);
         for (const path_node *n = s->path; n <= top; n++)
-            fit &= !str_eq(c->identity, n->cert.identity);
+            if (str_eq(c->identity, n->cert.identity))
+                fit = 0;
         if (fit)
             return 1;
     }
@@ -4461,9 +4464,9 @@ static err cert_check_host(const certificate *c, const general_name *host)
     while (reader_left(&r)) {
         general_name name;
         name_next(&r, 0, &name);
-        if (name.form == host->form)
-            found |= name.form == NAME_IP ? str_eq(name.value, host->value)
-                                          : dns_covers(name.value, host->value);
+        if (name.form == host->form && (name.form == NAME_IP ? str_eq(name.value, host->value)
+                                                             : dns_covers(name.value, host->value)))
+            found = 1;
     }
     return r.error ? r.error : found ? E_None : E_CertNameMismatch;
 }
@@ -5293,7 +5296,7 @@ static void tls_send_flight(tls *t)
 /* t->digest: of the transcript before this message, which by now holds it. */
 static void tls_finished(tls *t)
 {
-    u8 theirs[HASH_MAX], client[HASH_MAX] = {0};
+    u8 theirs[HASH_MAX], client[HASH_MAX];
     str data = tls_take(t, hash_size(t->hash));
     if (!tls_whole(t))
         return;
@@ -5301,6 +5304,7 @@ static void tls_finished(tls *t)
     b32 same = ct_equal(data.ptr, theirs, data.len) != 0;
     if (!tls_require(t, same, E_TlsFinished, ALERT_DECRYPT_ERROR))
         return;
+    wipe(client, HASH_MAX);
     tls_schedule_next(t, tls_secret(t, client));
     tls_derive(t, "c ap traffic", client);
     tls_derive_keys(t, &t->receive, "s ap traffic");
