@@ -3584,6 +3584,11 @@ enum {
     DER_CONSTRUCTED = 0x20, /* plus the above, when other items are inside */
 };
 
+static void der_malformed(reader *r)
+{
+    reader_fail(r, E_DerMalformed);
+}
+
 /* Length of the next item (X.690 8.1.2, 10.1). The tag is read, too; the contents are still to be
  * read. Lengths of four bytes or more are refused: nothing here comes near 16 MB. */
 static iz der_header(reader *r)
@@ -3597,7 +3602,7 @@ static iz der_header(reader *r)
         bad |= len < 0x80 || !(len >> (8 * (n - 1)));
     }
     if (bad)
-        reader_fail(r, E_DerMalformed);
+        der_malformed(r);
     return r->error ? 0 : len;
 }
 
@@ -3608,7 +3613,7 @@ static str der_item(reader *r, u8 tag)
     str contents = read_bytes(r, der_header(r));
     if (!tag || r->error || found == tag)
         return contents;
-    reader_fail(r, E_DerMalformed);
+    der_malformed(r);
     return (str){r->end, 0};
 }
 
@@ -3648,7 +3653,7 @@ static const u8 *der_enter(reader *r, u8 tag)
 static void der_end(reader *r)
 {
     if (reader_left(r))
-        reader_fail(r, E_DerMalformed);
+        der_malformed(r);
 }
 
 static void der_leave(reader *r, const u8 *end)
@@ -3665,7 +3670,7 @@ static b32 der_flag(reader *r)
     if (!der_next_is(r, DER_BOOLEAN))
         return 0;
     if (!str_eq(der_item(r, DER_BOOLEAN), S("\xff")))
-        reader_fail(r, E_DerMalformed);
+        der_malformed(r);
     return 1;
 }
 
@@ -3675,7 +3680,7 @@ static str der_integer(reader *r)
     str s = der_item(r, DER_INTEGER);
     u32 first = (u32)(str_at(s, 0) << 8 | str_at(s, 1)) >> 7; /* nine bits, not all the same */
     if (!s.len || (s.len > 1 && (first == 0 || first == 0x1ff)))
-        reader_fail(r, E_DerMalformed);
+        der_malformed(r);
     return s;
 }
 
@@ -3684,7 +3689,7 @@ static str der_unsigned(reader *r)
 {
     str s = der_integer(r);
     if (s.len && s.ptr[0] >= 0x80)
-        reader_fail(r, E_DerMalformed);
+        der_malformed(r);
     return s.len > 1 && !s.ptr[0] ? str_span(s, 1, s.len) : s;
 }
 
@@ -3711,7 +3716,7 @@ static str der_bits(reader *r, u32 most_unused)
     }
     u32 unused = s.ptr[0], last = s.len > 1 ? s.ptr[s.len - 1] : 1;
     if (unused > most_unused || last & ((1u << unused) - 1))
-        reader_fail(r, E_DerMalformed);
+        der_malformed(r);
     return str_from(s, 1);
 }
 
@@ -3727,14 +3732,14 @@ static i64 der_time(reader *r)
     for (iz i = utc; i < countof(most); i++) {
         part[i] = read_decimal(r, 2);
         if (part[i] > most[i])
-            reader_fail(r, E_DerMalformed);
+            der_malformed(r);
     }
     if (utc)
         part[0] = part[1] < 50 ? 20 : 19;
     i64 year = part[0] * 100 + part[1], day = days_of_date(year, part[2], part[3]);
     b32 good = part[2] && part[3] && day < days_of_date(year, part[2] + 1, 1);
     if (read_byte(r) != 'Z' || !good)
-        reader_fail(r, E_DerMalformed);
+        der_malformed(r);
     der_leave(r, end);
     return ((day * 24 + part[4]) * 60 + part[5]) * 60 + part[6];
 }
@@ -5019,7 +5024,7 @@ static void tls_check_extension(tls *t, u32 type, u8 place)
     b32 asks = place >= IN_REQUEST, good = asks;
     for (iz i = 0; i < countof(tls_known); i++)
         if (tls_known[i].type == type) {
-            good = asks || (tls_known[i].sent && (type || t->named)); /* server_name is type 0 */
+            good |= tls_known[i].sent && (type || t->named); /* server_name is type 0 */
             if (good)
                 tls_legal(t, tls_known[i].places & place, E_TlsExtensionPlace);
             t->had |= (u64)1 << type;
@@ -5459,23 +5464,21 @@ static void tls_alert(tls *t, str content)
         return;
     u8 alert = content.ptr[1];
     b32 closure = alert == ALERT_CLOSE_NOTIFY || alert == ALERT_USER_CANCELED;
-    if (closure && t->message_len)
+    if (!closure) {
+        t->peer_alert = alert;
+        if (alert == ALERT_PROTOCOL_VERSION)
+            tls_fail(t, E_TlsVersion, ALERT_NONE);
+        if (alert == ALERT_HANDSHAKE_FAILURE && t->state == TLS_WAIT_SERVER_HELLO)
+            tls_fail(t, E_TlsNothingShared, ALERT_NONE);
+        tls_fail(t, E_TlsPeerAlert, ALERT_NONE);
+    } else if (t->message_len)
         tls_expected(t, 0, E_TlsInterleaved);
     else if (alert == ALERT_USER_CANCELED)
         tls_count(t, &t->warnings, TLS_WARNINGS_MAX);
-    else if (alert == ALERT_CLOSE_NOTIFY && t->state != TLS_CONNECTED)
+    else if (t->state != TLS_CONNECTED)
         tls_fail(t, E_TlsClosed, ALERT_CLOSE_NOTIFY);
-    else if (alert == ALERT_CLOSE_NOTIFY)
+    else
         t->state = TLS_CLOSED;
-    else {
-        b32 refused = alert == ALERT_HANDSHAKE_FAILURE && t->state == TLS_WAIT_SERVER_HELLO;
-        t->peer_alert = alert;
-        tls_fail(t,
-                 alert == ALERT_PROTOCOL_VERSION ? E_TlsVersion
-                 : refused                       ? E_TlsNothingShared
-                                                 : E_TlsPeerAlert,
-                 ALERT_NONE);
-    }
 }
 
 static void tls_application_data(tls *t, str content)
