@@ -3649,6 +3649,11 @@ static const u8 *der_enter(reader *r, u8 tag)
     return end;
 }
 
+static const u8 *der_sequence(reader *r)
+{
+    return der_enter(r, DER_SEQUENCE);
+}
+
 /* All must have been read up to here. */
 static void der_end(reader *r)
 {
@@ -3697,7 +3702,7 @@ static str der_unsigned(reader *r)
 static err der_pair(str der, str *a, str *b)
 {
     reader r = reader_of(der);
-    const u8 *end = der_enter(&r, DER_SEQUENCE);
+    const u8 *end = der_sequence(&r);
     *a = der_unsigned(&r);
     *b = der_unsigned(&r);
     der_leave(&r, end);
@@ -3865,7 +3870,7 @@ static const char key_algorithms[] =
  * bytes, 256 or more; section 6 has the upper bound. */
 static void key_decode(public_key *k, reader *r)
 {
-    const u8 *end = der_enter(r, DER_SEQUENCE);
+    const u8 *end = der_sequence(r);
     str algorithm = der_whole(r, DER_SEQUENCE), bits = der_bits(r, 0);
     der_leave(r, end);
     k->id = (key_id)der_known(algorithm, key_algorithms);
@@ -3908,7 +3913,7 @@ typedef struct {
 static b32 cert_purposes(reader *r)
 {
     b32 fit = 0;
-    const u8 *end = der_enter(r, DER_SEQUENCE);
+    const u8 *end = der_sequence(r);
     do {
         str oid = der_item(r, DER_OID);
         if (der_known(oid, "\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x04\x55\x1d\x25\0") < 2)
@@ -3932,7 +3937,7 @@ static void cert_extension(certificate *c, str oid, b32 critical)
         if (!part->len || (id == 17 && !critical && c->subject.len <= 2))
             reader_fail(r, E_CertMalformed);
     } else if (id == 19) {
-        const u8 *end = der_enter(r, DER_SEQUENCE);
+        const u8 *end = der_sequence(r);
         c->ca = der_flag(r);
         if (reader_left(r)) {
             str len = der_unsigned(r);
@@ -3954,9 +3959,9 @@ static void cert_extensions(certificate *c)
     reader *r = &c->r;
     str seen[CERT_EXTENSIONS];
     iz count = 0;
-    const u8 *list_end = der_enter(r, DER_SEQUENCE);
+    const u8 *list_end = der_sequence(r);
     do {
-        const u8 *end = der_enter(r, DER_SEQUENCE);
+        const u8 *end = der_sequence(r);
         str oid = der_item(r, DER_OID);
         b32 critical = der_flag(r);
         const u8 *value_end = der_enter(r, DER_OCTET_STRING);
@@ -3987,7 +3992,7 @@ static void cert_signed_part(certificate *c, str algorithm)
     if (!str_eq(der_whole(r, DER_SEQUENCE), algorithm))
         reader_fail(r, E_CertMalformed);
     c->issuer = der_whole(r, DER_SEQUENCE);
-    const u8 *end = der_enter(r, DER_SEQUENCE);
+    const u8 *end = der_sequence(r);
     c->not_before = der_time(r);
     c->not_after = der_time(r);
     der_leave(r, end);
@@ -4012,7 +4017,7 @@ static void cert_decode(certificate *c, str der)
 {
     *c = (certificate){.path_len = -1, .usage = USAGE_ABSENT, .server_auth = 1};
     der_begin(&c->r, der);
-    const u8 *end = der_enter(&c->r, DER_SEQUENCE);
+    const u8 *end = der_sequence(&c->r);
     c->signed_part = der_whole(&c->r, DER_SEQUENCE);
     str algorithm = der_whole(&c->r, DER_SEQUENCE);
     c->sig = sig_of_algorithm(algorithm);
@@ -4021,7 +4026,7 @@ static void cert_decode(certificate *c, str der)
     der_end(&c->r);
     c->error = c->r.error;
     der_begin(&c->r, c->signed_part);
-    end = der_enter(&c->r, DER_SEQUENCE);
+    end = der_sequence(&c->r);
     cert_signed_part(c, algorithm);
     der_leave(&c->r, end);
     if (!c->error)
@@ -4102,7 +4107,7 @@ static b32 dn_within(str name, str base)
 {
     reader n = reader_of(name), b = reader_of(base);
     str names = der_item(&n, DER_SEQUENCE);
-    const u8 *end = der_enter(&b, DER_SEQUENCE);
+    const u8 *end = der_sequence(&b);
     str bases = {b.at, reader_left(&b)};
     while (reader_left(&b))
         der_item(&b, DER_SET); /* whole ones, so that the same bytes are the same RDNs */
@@ -4203,7 +4208,7 @@ static b32 constraint_list(path_search *s, reader *r, b32 excluded, const genera
         return 0;
     const u8 *list_end = der_enter(r, tag);
     do {
-        const u8 *end = der_enter(r, DER_SEQUENCE);
+        const u8 *end = der_sequence(r);
         general_name base;
         name_next(r, 1, &base);
         der_leave(r, end);
@@ -5096,18 +5101,18 @@ static const char tls_retry_random[] =
  * of an older hello. */
 static void tls_check_current(tls *t, str random)
 {
-    reader extensions = t->r;
+    const u8 *start = t->r.at, *end = t->r.end;
     b32 current = 0;
     if (reader_left(&t->r))
         tls_enter(t, 2, 0);
-    b32 framed = t->r.end == extensions.end;
+    b32 framed = t->r.end == end;
     tls_require(t, framed, E_TlsMessageForm, ALERT_DECODE_ERROR);
     while (!current && !t->error && reader_left(&t->r)) {
         current = tls_number(t, 2) == EXT_SUPPORTED_VERSIONS;
         tls_bytes(t, 2, 0);
     }
     if (current)
-        t->r = extensions;
+        t->r.at = start;
     if (current || t->error)
         return;
     b32 marked = str_eq(str_span(random, 24, 31), S("DOWNGRD")) && random.ptr[31] <= 1;
