@@ -4623,8 +4623,6 @@ typedef struct {
     iz kept;        /* bytes of the Certificate message, while the leaf's key is needed */
     iz message_len; /* bytes of the current message, behind those */
     iz in_at, in_len, out_len; /* bytes of `in` looked at, and there; bytes of `out` */
-    reader r;                  /* over the message, or the vector inside it, that is being read */
-    writer w;                  /* the content of the record that is being written */
 
     /* from the hellos */
     hash_id hash;
@@ -4637,10 +4635,10 @@ typedef struct {
     b32 update_owed; /* our KeyUpdate is to go out as soon as there is room */
     b32 ended;       /* the transport has no more bytes */
     u8 peer_alert;   /* the one that the server ended the connection with */
+    b32 aes, named;  /* from the caller; named: server_name was sent */
+    reader r;        /* over the message, or the vector inside it, that is being read */
+    writer w;        /* the content of the record that is being written */
     u32 ccs, padding, warnings, empty, updates, tickets; /* against their limits */
-
-    /* from the caller */
-    b32 aes, named; /* named: server_name was sent */
 
     /* from the extensions of one message; slices of it */
     u64 had; /* bits, by type: which of tls_known came */
