@@ -3528,20 +3528,25 @@ enum {
     DER_CONSTRUCTED = 0x20, /* plus the above, when other items are inside */
 };
 
+static void der_malformed(reader *r)
+{
+    reader_fail(r, E_DerMalformed);
+}
+
 /* Length of the next item (X.690 8.1.2, 10.1). The tag is read, too; the contents are still to be
  * read. Lengths of four bytes or more are refused: nothing here comes near 16 MB. */
 static iz der_header(reader *r)
 {
     u8 tag = read_byte(r);
     iz len = read_byte(r);
+    b32 bad = (tag & 0x1f) == 0x1f;
     if (len >= 0x80) {
         iz n = len - 0x80;
         len = 1 <= n && n <= 3 ? (iz)read_be(r, n) : 0;
-        if (len < 0x80 || !(len >> (8 * (n - 1))))
-            reader_fail(r, E_DerMalformed);
+        bad |= len < 0x80 || !(len >> (8 * (n - 1)));
     }
-    if ((tag & 0x1f) == 0x1f)
-        reader_fail(r, E_DerMalformed);
+    if (bad)
+        der_malformed(r);
     return r->error ? 0 : len;
 }
 
@@ -3552,7 +3557,7 @@ static str der_item(reader *r, u8 tag)
     str contents = read_bytes(r, der_header(r));
     if (!tag || r->error || found == tag)
         return contents;
-    reader_fail(r, E_DerMalformed);
+    der_malformed(r);
     return (str){r->end, 0};
 }
 
@@ -3569,6 +3574,14 @@ static b32 der_next_is(const reader *r, u8 tag)
     return reader_peek(r) == tag;
 }
 
+/* Begins anew with an item in memory, in place: a structure that is returned would be copied. */
+static void der_begin(reader *r, str der)
+{
+    r->at = der.ptr;
+    r->end = str_from(der, der.len).ptr;
+    r->error = E_None;
+}
+
 /* Narrows the reader to the contents of the next item. Returns its former end, which is to be given
  * back to der_leave. */
 static const u8 *der_enter(reader *r, u8 tag)
@@ -3580,11 +3593,16 @@ static const u8 *der_enter(reader *r, u8 tag)
     return end;
 }
 
+static const u8 *der_sequence(reader *r)
+{
+    return der_enter(r, DER_SEQUENCE);
+}
+
 /* All must have been read up to here. */
 static void der_end(reader *r)
 {
     if (reader_left(r))
-        reader_fail(r, E_DerMalformed);
+        der_malformed(r);
 }
 
 static void der_leave(reader *r, const u8 *end)
@@ -3601,7 +3619,7 @@ static b32 der_flag(reader *r)
     if (!der_next_is(r, DER_BOOLEAN))
         return 0;
     if (!str_eq(der_item(r, DER_BOOLEAN), S("\xff")))
-        reader_fail(r, E_DerMalformed);
+        der_malformed(r);
     return 1;
 }
 
@@ -3609,10 +3627,9 @@ static b32 der_flag(reader *r)
 static str der_integer(reader *r)
 {
     str s = der_item(r, DER_INTEGER);
-    b32 padded =
-        s.len > 1 && ((s.ptr[0] == 0 && s.ptr[1] < 0x80) || (s.ptr[0] == 0xff && s.ptr[1] >= 0x80));
-    if (!s.len || padded)
-        reader_fail(r, E_DerMalformed);
+    u32 first = (u32)(str_at(s, 0) << 8 | str_at(s, 1)) >> 7; /* nine bits, not all the same */
+    if (!s.len || (s.len > 1 && (first == 0 || first == 0x1ff)))
+        der_malformed(r);
     return s;
 }
 
@@ -3621,7 +3638,7 @@ static str der_unsigned(reader *r)
 {
     str s = der_integer(r);
     if (s.len && s.ptr[0] >= 0x80)
-        reader_fail(r, E_DerMalformed);
+        der_malformed(r);
     return s.len > 1 && !s.ptr[0] ? str_span(s, 1, s.len) : s;
 }
 
@@ -3629,7 +3646,7 @@ static str der_unsigned(reader *r)
 static err der_pair(str der, str *a, str *b)
 {
     reader r = reader_of(der);
-    const u8 *end = der_enter(&r, DER_SEQUENCE);
+    const u8 *end = der_sequence(&r);
     *a = der_unsigned(&r);
     *b = der_unsigned(&r);
     der_leave(&r, end);
@@ -3641,14 +3658,15 @@ static err der_pair(str der, str *a, str *b)
  * (X.690 8.6.2, 11.2.1). */
 static str der_bits(reader *r, u32 most_unused)
 {
-    const u8 *end = der_enter(r, DER_BIT_STRING);
-    u32 unused = read_byte(r);
-    str s = read_bytes(r, reader_left(r));
-    u32 last = s.len ? s.ptr[s.len - 1] : 1;
+    str s = der_item(r, DER_BIT_STRING);
+    if (!s.len) {
+        reader_fail(r, E_Truncated);
+        return s;
+    }
+    u32 unused = s.ptr[0], last = s.len > 1 ? s.ptr[s.len - 1] : 1;
     if (unused > most_unused || last & ((1u << unused) - 1))
-        reader_fail(r, E_DerMalformed);
-    der_leave(r, end);
-    return s;
+        der_malformed(r);
+    return str_from(s, 1);
 }
 
 /* Seconds since 1970 of the next item, a UTCTime YYMMDDHHMMSSZ or a GeneralizedTime YYYYMMDDHHMMSSZ
@@ -3663,14 +3681,14 @@ static i64 der_time(reader *r)
     for (iz i = utc; i < countof(most); i++) {
         part[i] = read_decimal(r, 2);
         if (part[i] > most[i])
-            reader_fail(r, E_DerMalformed);
+            der_malformed(r);
     }
     if (utc)
         part[0] = part[1] < 50 ? 20 : 19;
     i64 year = part[0] * 100 + part[1], day = days_of_date(year, part[2], part[3]);
     b32 good = part[2] && part[3] && day < days_of_date(year, part[2] + 1, 1);
     if (read_byte(r) != 'Z' || !good)
-        reader_fail(r, E_DerMalformed);
+        der_malformed(r);
     der_leave(r, end);
     return ((day * 24 + part[4]) * 60 + part[5]) * 60 + part[6];
 }
@@ -3796,7 +3814,7 @@ static const char key_algorithms[] =
  * bytes, 256 or more; section 6 has the upper bound. */
 static void key_decode(public_key *k, reader *r)
 {
-    const u8 *end = der_enter(r, DER_SEQUENCE);
+    const u8 *end = der_sequence(r);
     str algorithm = der_whole(r, DER_SEQUENCE), bits = der_bits(r, 0);
     der_leave(r, end);
     k->id = (key_id)der_known(algorithm, key_algorithms);
@@ -3821,6 +3839,7 @@ enum {
 
 /* A certificate; slices of its DER. */
 typedef struct {
+    reader r;  /* over what is being decoded */
     err error; /* the first thing wrong with it; the fields read before that hold */
     sig_id sig;
     str issuer, subject; /* whole items */
@@ -3838,18 +3857,20 @@ typedef struct {
 static b32 cert_purposes(reader *r)
 {
     b32 fit = 0;
-    const u8 *end = der_enter(r, DER_SEQUENCE);
+    const u8 *end = der_sequence(r);
     do {
         str oid = der_item(r, DER_OID);
-        fit |= der_known(oid, "\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x04\x55\x1d\x25\0") < 2;
+        if (der_known(oid, "\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x04\x55\x1d\x25\0") < 2)
+            fit = 1;
     } while (reader_left(r));
     der_leave(r, end);
     return fit;
 }
 
 /* Takes in one extension, by the last byte of its object identifier 2.5.29.x (RFC 5280 4.2.1). */
-static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
+static void cert_extension(certificate *c, str oid, b32 critical)
 {
+    reader *r = &c->r;
     u32 id = oid.len == 3 && oid.ptr[0] == 0x55 && oid.ptr[1] == 0x1d ? oid.ptr[2] : 0;
     if (id == 15) {
         str bits = der_bits(r, 7);
@@ -3860,7 +3881,7 @@ static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
         if (!part->len || (id == 17 && !critical && c->subject.len <= 2))
             reader_fail(r, E_CertMalformed);
     } else if (id == 19) {
-        const u8 *end = der_enter(r, DER_SEQUENCE);
+        const u8 *end = der_sequence(r);
         c->ca = der_flag(r);
         if (reader_left(r)) {
             str len = der_unsigned(r);
@@ -3877,13 +3898,14 @@ static void cert_extension(certificate *c, reader *r, str oid, b32 critical)
 }
 
 /* All extensions; none may come twice (RFC 5280 section 4.2). */
-static void cert_extensions(certificate *c, reader *r)
+static void cert_extensions(certificate *c)
 {
+    reader *r = &c->r;
     str seen[CERT_EXTENSIONS];
     iz count = 0;
-    const u8 *list_end = der_enter(r, DER_SEQUENCE);
+    const u8 *list_end = der_sequence(r);
     do {
-        const u8 *end = der_enter(r, DER_SEQUENCE);
+        const u8 *end = der_sequence(r);
         str oid = der_item(r, DER_OID);
         b32 critical = der_flag(r);
         const u8 *value_end = der_enter(r, DER_OCTET_STRING);
@@ -3894,7 +3916,7 @@ static void cert_extensions(certificate *c, reader *r)
             reader_fail(r, E_CertMalformed);
         if (!r->error) {
             seen[count++] = oid;
-            cert_extension(c, r, oid, critical);
+            cert_extension(c, oid, critical);
         }
         der_leave(r, value_end);
         der_leave(r, end);
@@ -3904,8 +3926,9 @@ static void cert_extensions(certificate *c, reader *r)
 
 /* The part that is signed, TBSCertificate (RFC 5280 section 4.1). The unique identifiers of version
  * 2 are not known here, and so refused. */
-static void cert_signed_part(certificate *c, reader *r, str algorithm)
+static void cert_signed_part(certificate *c, str algorithm)
 {
+    reader *r = &c->r;
     b32 version_3 = 0;
     if (der_next_is(r, DER_CONTEXT | DER_CONSTRUCTED))
         version_3 = str_eq(der_item(r, DER_CONTEXT | DER_CONSTRUCTED), S("\x02\x01\x02"));
@@ -3913,7 +3936,7 @@ static void cert_signed_part(certificate *c, reader *r, str algorithm)
     if (!str_eq(der_whole(r, DER_SEQUENCE), algorithm))
         reader_fail(r, E_CertMalformed);
     c->issuer = der_whole(r, DER_SEQUENCE);
-    const u8 *end = der_enter(r, DER_SEQUENCE);
+    const u8 *end = der_sequence(r);
     c->not_before = der_time(r);
     c->not_after = der_time(r);
     der_leave(r, end);
@@ -3926,7 +3949,7 @@ static void cert_signed_part(certificate *c, reader *r, str algorithm)
     c->identity = (str){c->subject.ptr, r->error ? 0 : r->at - c->subject.ptr};
     if (reader_left(r)) {
         end = der_enter(r, DER_CONTEXT | DER_CONSTRUCTED | 3);
-        cert_extensions(c, r);
+        cert_extensions(c);
         der_leave(r, end);
     }
 }
@@ -3937,21 +3960,21 @@ static void cert_signed_part(certificate *c, reader *r, str algorithm)
 static void cert_decode(certificate *c, str der)
 {
     *c = (certificate){.path_len = -1, .usage = USAGE_ABSENT, .server_auth = 1};
-    reader r = reader_of(der);
-    const u8 *end = der_enter(&r, DER_SEQUENCE);
-    c->signed_part = der_whole(&r, DER_SEQUENCE);
-    str algorithm = der_whole(&r, DER_SEQUENCE);
+    der_begin(&c->r, der);
+    const u8 *end = der_sequence(&c->r);
+    c->signed_part = der_whole(&c->r, DER_SEQUENCE);
+    str algorithm = der_whole(&c->r, DER_SEQUENCE);
     c->sig = sig_of_algorithm(algorithm);
-    c->signature = der_bits(&r, 0);
-    der_leave(&r, end);
-    der_end(&r);
-    c->error = r.error;
-    r = reader_of(c->signed_part);
-    end = der_enter(&r, DER_SEQUENCE);
-    cert_signed_part(c, &r, algorithm);
-    der_leave(&r, end);
+    c->signature = der_bits(&c->r, 0);
+    der_leave(&c->r, end);
+    der_end(&c->r);
+    c->error = c->r.error;
+    der_begin(&c->r, c->signed_part);
+    end = der_sequence(&c->r);
+    cert_signed_part(c, algorithm);
+    der_leave(&c->r, end);
     if (!c->error)
-        c->error = r.error;
+        c->error = c->r.error;
     c->self_issued = str_eq(c->issuer, c->subject);
     c->key.may_sign = (c->usage & USAGE_DIGITAL_SIGNATURE) != 0;
 }
@@ -4028,7 +4051,7 @@ static b32 dn_within(str name, str base)
 {
     reader n = reader_of(name), b = reader_of(base);
     str names = der_item(&n, DER_SEQUENCE);
-    const u8 *end = der_enter(&b, DER_SEQUENCE);
+    const u8 *end = der_sequence(&b);
     str bases = {b.at, reader_left(&b)};
     while (reader_left(&b))
         der_item(&b, DER_SET); /* whole ones, so that the same bytes are the same RDNs */
@@ -4129,7 +4152,7 @@ static b32 constraint_list(path_search *s, reader *r, b32 excluded, const genera
         return 0;
     const u8 *list_end = der_enter(r, tag);
     do {
-        const u8 *end = der_enter(r, DER_SEQUENCE);
+        const u8 *end = der_sequence(r);
         general_name base;
         name_next(r, 1, &base);
         der_leave(r, end);
@@ -4137,7 +4160,8 @@ static b32 constraint_list(path_search *s, reader *r, b32 excluded, const genera
             reader_fail(r, E_CertSearchBound);
         if (!r->error && base.form == name->form) {
             limited = 1;
-            held |= name_within(name, base.value, excluded);
+            if (name_within(name, base.value, excluded))
+                held = 1;
         }
     } while (reader_left(r));
     der_leave(r, list_end);
@@ -4205,7 +4229,7 @@ static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
             quad = quad << 6 | value;
         }
         for (iz i = 0; i < 3; i++)
-            if (from <= byte + i && byte + i < from + n)
+            if ((uz)(byte + i - from) < (uz)n)
                 out[byte + i - from] = (u8)(quad >> (16 - 8 * i));
     }
     return 1;
@@ -4306,7 +4330,8 @@ static b32 path_next_sent(path_search *s, path_node *top)
     while (top->next_sent < s->count) {
         b32 fit = path_try(top, s->certs[top->next_sent++]);
         for (const path_node *n = s->path; n <= top; n++)
-            fit &= !str_eq(c->identity, n->cert.identity);
+            if (str_eq(c->identity, n->cert.identity))
+                fit = 0;
         if (fit)
             return 1;
     }
@@ -4393,9 +4418,9 @@ static err cert_check_host(const certificate *c, const general_name *host)
     while (reader_left(&r)) {
         general_name name;
         name_next(&r, 0, &name);
-        if (name.form == host->form)
-            found |= name.form == NAME_IP ? str_eq(name.value, host->value)
-                                          : dns_covers(name.value, host->value);
+        if (name.form == host->form && (name.form == NAME_IP ? str_eq(name.value, host->value)
+                                                             : dns_covers(name.value, host->value)))
+            found = 1;
     }
     return r.error ? r.error : found ? E_None : E_CertNameMismatch;
 }
@@ -4542,8 +4567,6 @@ typedef struct {
     iz kept;        /* bytes of the Certificate message, while the leaf's key is needed */
     iz message_len; /* bytes of the current message, behind those */
     iz in_at, in_len, out_len; /* bytes of `in` looked at, and there; bytes of `out` */
-    reader r;                  /* over the message, or the vector inside it, that is being read */
-    writer w;                  /* the content of the record that is being written */
 
     /* from the hellos */
     hash_id hash;
@@ -4556,10 +4579,10 @@ typedef struct {
     b32 update_owed; /* our KeyUpdate is to go out as soon as there is room */
     b32 ended;       /* the transport has no more bytes */
     u8 peer_alert;   /* the one that the server ended the connection with */
+    b32 aes, named;  /* from the caller; named: server_name was sent */
+    reader r;        /* over the message, or the vector inside it, that is being read */
+    writer w;        /* the content of the record that is being written */
     u32 ccs, padding, warnings, empty, updates, tickets; /* against their limits */
-
-    /* from the caller */
-    b32 aes, named; /* named: server_name was sent */
 
     /* from the extensions of one message; slices of it */
     u64 had; /* bits, by type: which of tls_known came */
@@ -4948,7 +4971,7 @@ static void tls_check_extension(tls *t, u32 type, u8 place)
     b32 asks = place >= IN_REQUEST, good = asks;
     for (iz i = 0; i < countof(tls_known); i++)
         if (tls_known[i].type == type) {
-            good = asks || (tls_known[i].sent && (type || t->named)); /* server_name is type 0 */
+            good |= tls_known[i].sent && (type || t->named); /* server_name is type 0 */
             if (good)
                 tls_legal(t, tls_known[i].places & place, E_TlsExtensionPlace);
             t->had |= (u64)1 << type;
@@ -5020,18 +5043,18 @@ static const char tls_retry_random[] =
  * of an older hello. */
 static void tls_check_current(tls *t, str random)
 {
-    reader extensions = t->r;
+    const u8 *start = t->r.at, *end = t->r.end;
     b32 current = 0;
     if (reader_left(&t->r))
         tls_enter(t, 2, 0);
-    b32 framed = t->r.end == extensions.end;
+    b32 framed = t->r.end == end;
     tls_require(t, framed, E_TlsMessageForm, ALERT_DECODE_ERROR);
     while (!current && !t->error && reader_left(&t->r)) {
         current = tls_number(t, 2) == EXT_SUPPORTED_VERSIONS;
         tls_bytes(t, 2, 0);
     }
     if (current)
-        t->r = extensions;
+        t->r.at = start;
     if (current || t->error)
         return;
     b32 marked = str_eq(str_span(random, 24, 31), S("DOWNGRD")) && random.ptr[31] <= 1;
@@ -5225,7 +5248,7 @@ static void tls_send_flight(tls *t)
 /* t->digest: of the transcript before this message, which by now holds it. */
 static void tls_finished(tls *t)
 {
-    u8 theirs[HASH_MAX], client[HASH_MAX] = {0};
+    u8 theirs[HASH_MAX], client[HASH_MAX];
     str data = tls_take(t, hash_size(t->hash));
     if (!tls_whole(t))
         return;
@@ -5233,6 +5256,7 @@ static void tls_finished(tls *t)
     b32 same = ct_equal(data.ptr, theirs, data.len) != 0;
     if (!tls_require(t, same, E_TlsFinished, ALERT_DECRYPT_ERROR))
         return;
+    wipe(client, HASH_MAX);
     tls_schedule_next(t, tls_secret(t, client));
     tls_derive(t, "c ap traffic", client);
     tls_derive_keys(t, &t->receive, "s ap traffic");
@@ -5387,23 +5411,21 @@ static void tls_alert(tls *t, str content)
         return;
     u8 alert = content.ptr[1];
     b32 closure = alert == ALERT_CLOSE_NOTIFY || alert == ALERT_USER_CANCELED;
-    if (closure && t->message_len)
+    if (!closure) {
+        t->peer_alert = alert;
+        if (alert == ALERT_PROTOCOL_VERSION)
+            tls_fail(t, E_TlsVersion, ALERT_NONE);
+        if (alert == ALERT_HANDSHAKE_FAILURE && t->state == TLS_WAIT_SERVER_HELLO)
+            tls_fail(t, E_TlsNothingShared, ALERT_NONE);
+        tls_fail(t, E_TlsPeerAlert, ALERT_NONE);
+    } else if (t->message_len)
         tls_expected(t, 0, E_TlsInterleaved);
     else if (alert == ALERT_USER_CANCELED)
         tls_count(t, &t->warnings, TLS_WARNINGS_MAX);
-    else if (alert == ALERT_CLOSE_NOTIFY && t->state != TLS_CONNECTED)
+    else if (t->state != TLS_CONNECTED)
         tls_fail(t, E_TlsClosed, ALERT_CLOSE_NOTIFY);
-    else if (alert == ALERT_CLOSE_NOTIFY)
+    else
         t->state = TLS_CLOSED;
-    else {
-        b32 refused = alert == ALERT_HANDSHAKE_FAILURE && t->state == TLS_WAIT_SERVER_HELLO;
-        t->peer_alert = alert;
-        tls_fail(t,
-                 alert == ALERT_PROTOCOL_VERSION ? E_TlsVersion
-                 : refused                       ? E_TlsNothingShared
-                                                 : E_TlsPeerAlert,
-                 ALERT_NONE);
-    }
 }
 
 static void tls_application_data(tls *t, str content)
