@@ -8979,7 +8979,8 @@ static i64 os_unix_ms(void)
     return os_clock(CLOCK_REALTIME) / MS;
 }
 
-static void os_random(u8 *out, iz n)
+/* Kept out of line: two copies are larger than two calls. */
+__attribute__((noinline)) static void os_random(u8 *out, iz n)
 {
     long got;
     do
