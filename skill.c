@@ -5839,13 +5839,14 @@ static err dns_parse(str reply, u16 id, const dns_name *name, u32 kind, dns_answ
  * line; empty when none is left. */
 static str dns_word(str *line)
 {
-    iz n = 0;
-    while (line->len && line->ptr[0] <= ' ')
-        *line = str_from(*line, 1);
-    while (n < line->len && line->ptr[n] > ' ')
-        n++;
-    str word = str_span(*line, 0, n);
-    *line = str_from(*line, n);
+    iz from = 0;
+    while (from < line->len && line->ptr[from] <= ' ')
+        from++;
+    iz to = from;
+    while (to < line->len && line->ptr[to] > ' ')
+        to++;
+    str word = str_span(*line, from, to);
+    *line = str_from(*line, to);
     return word;
 }
 
@@ -6158,7 +6159,8 @@ static void connection_init(connection *c, network *net, origin to)
     c->at = c->len = 0;
 }
 
-static void connection_fail(connection *c, err error)
+/* Kept out of line: it has some twenty callers. */
+__attribute__((noinline)) static void connection_fail(connection *c, err error)
 {
     if (!c->error)
         c->error = error;
@@ -6226,7 +6228,7 @@ static err connection_dial(connection *c)
 /* The trusted roots: SSL_CERT_FILE, or else the first of the places where systems keep them. */
 static str network_roots(const network *net)
 {
-    static const char places[][40] = {
+    static const char places[][36] = {
         "/etc/pki/tls/certs/ca-bundle.crt",   /* Amazon Linux, which Lambda runs on */
         "/etc/pki/tls/cert.pem",              /* the same */
         "/etc/ssl/certs/ca-certificates.crt", /* Debian */
@@ -6563,7 +6565,7 @@ static err http_framing(http_response *r, u8 minor)
 static void http_body_run(connection *c, writer *w, i64 n)
 {
     while (n && !c->error) {
-        str run = connection_take(c, n < CONNECTION_BUFFER ? (iz)n : CONNECTION_BUFFER);
+        str run = connection_take(c, (iz)n);
         if (!run.len)
             connection_fail(c, E_HttpTruncated);
         put(w, run);
@@ -6698,14 +6700,16 @@ static err url_origin(str *rest, b32 bare, origin *to)
     iz colon = str_find(str_from(place, behind), ':');
     iz end = colon < 0 ? n : behind + colon;
     u64 port = to->https ? 443 : 80;
-    if (colon >= 0 && (!str_to_uint(str_from(place, end + 1), 65535, &port) || !port))
+    if (end < n && !str_to_uint(str_from(place, end + 1), 65535, &port))
+        port = 0;
+    if (!port || !end)
         return E_UrlMalformed;
     for (iz i = 0; i < end; i++)
         if (!is_alnum(place.ptr[i]) && !is_one_of(place.ptr[i], "-._[:]"))
             return E_UrlMalformed;
     to->host = str_span(place, 0, end);
     to->port = (u16)port;
-    return end ? E_None : E_UrlMalformed;
+    return E_None;
 }
 
 /* Takes a base URL, or with `bare` also [host:port] alone, with a path and nothing behind it. */
@@ -8865,7 +8869,8 @@ static i64 os_unix_ms(void)
     return os_clock(CLOCK_REALTIME) / MS;
 }
 
-static void os_random(u8 *out, iz n)
+/* Kept out of line: two copies are larger than two calls. */
+__attribute__((noinline)) static void os_random(u8 *out, iz n)
 {
     long got;
     do
