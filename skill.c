@@ -549,9 +549,10 @@ static b32 str_to_uint(str s, u64 max, u64 *value)
 {
     u64 v = 0;
     for (iz i = 0; i < s.len; i++) {
-        if (!is_digit(s.ptr[i]) || v > max / 10 || v * 10 > max - (u64)(s.ptr[i] - '0'))
+        u64 digit = (u64)s.ptr[i] - '0'; /* wraps for what comes before 0 */
+        if (digit > 9 || digit > max || v > (max - digit) / 10)
             return 0;
-        v = v * 10 + (u64)(s.ptr[i] - '0');
+        v = v * 10 + digit;
     }
     if (s.len)
         *value = v;
@@ -754,7 +755,7 @@ static void put_time(writer *w, i64 unix_ms)
     u32 part[] = {(u32)year,    (u32)month,      (u32)day,       ms / 3600000,
                   ms / 60000 % 60, ms / 1000 % 60, ms % 1000};
     for (iz i = 0; i < countof(part); i++) {
-        put_uint(w, part[i], i == 0 ? 4 : i == 6 ? 3 : 2);
+        put_uint(w, part[i], S("\4\2\2\2\2\2\3").ptr[i]);
         put_byte(w, S("--T::.Z").ptr[i]);
     }
 }
@@ -7896,23 +7897,24 @@ static str line_fold(writer *w, str said)
 
 /* A line of the table. */
 typedef struct {
-    str id, name; /* null pointers when there is none */
+    str id, name;
 } known_line;
 
-/* The line that is meant by what was said. */
-static known_line line_find(str said)
+/* The line that is meant by what was said; false if there is none. */
+static b32 line_find(str said, known_line *found)
 {
     u8 buf[64];
     writer w = writer_of(buf, countof(buf));
     str folded = line_fold(&w, said), rows = line_rows();
     while (folded.len && rows.len) {
         str row = str_cut(&rows, '\n'), called = str_cut(&row, '|');
-        known_line found = {called, str_cut(&row, '|')};
+        found->id = called;
+        found->name = str_cut(&row, '|');
         for (; called.len; called = str_cut(&row, '|'))
             if (str_eq(called, folded))
-                return found;
+                return 1;
     }
-    return (known_line){0};
+    return 0;
 }
 
 static b32 is_word(str text, iz i)
@@ -8415,12 +8417,9 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
     line_ids ids = {0};
     line *lines = 0;
     iz unknown = 0;
-    known_line wanted = line_find(q->slot_id);
-    if (!wanted.id.len)
-        wanted = line_find(q->slot_name);
-    if (!wanted.id.len)
-        wanted = line_find(q->member[ALEXA_SLOT]);
-    if (!wanted.id.len) {
+    known_line wanted;
+    if (!line_find(q->slot_id, &wanted) && !line_find(q->slot_name, &wanted) &&
+        !line_find(q->member[ALEXA_SLOT], &wanted)) {
         str sorry = S("Sorry, I don't know that line. Which line would you like to hear about?");
         str which = str_from(sorry, S("Sorry, I don't know that line. ").len);
         answer_ask(r, q->member[ALEXA_SLOT].len ? sorry : which);
