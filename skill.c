@@ -528,9 +528,11 @@ static i64 earlier(i64 a, i64 b)
  * none. */
 static str str_cut(str *s, u8 byte)
 {
-    iz i = str_find(*s, byte);
-    str head = i < 0 ? *s : str_span(*s, 0, i);
-    *s = i < 0 ? str_from(*s, s->len) : str_from(*s, i + 1);
+    str head = *s;
+    iz i = str_find(head, byte);
+    if (i >= 0)
+        head.len = i;
+    *s = str_from(*s, head.len + (i >= 0));
     return head;
 }
 
@@ -1113,16 +1115,15 @@ static u32 json_escape(reader *r)
     if (c != 'u')
         reader_fail(r, E_JsonEscape);
     u32 unit = json_unit(r);
-    if (unit < 0xd800 || unit > 0xdbff)
+    if (r->error || unit < 0xd800 || unit > 0xdbff)
         return unit;
-    reader ahead = *r; /* a high half: is its low half there? */
-    if (!str_is(read_bytes(&ahead, 2), "\\u"))
-        return unit;
-    u32 low = json_unit(&ahead);
-    if (ahead.error || low < 0xdc00 || low > 0xdfff)
-        return unit;
-    *r = ahead;
-    return 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
+    const u8 *behind = r->at; /* a high half: is its low half there? */
+    u32 low = str_is(read_bytes(r, 2), "\\u") ? json_unit(r) : 0;
+    if (!r->error && low >= 0xdc00 && low <= 0xdfff)
+        return 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
+    r->at = behind;
+    r->error = E_None;
+    return unit;
 }
 
 /* Steps over a string behind its opening quote; j->text is what stands between the quotes. */
@@ -1303,8 +1304,8 @@ typedef struct {
     str paths;  /* separated by blanks */
     u32 seen;   /* which of them have been met: bit i for path i */
     iz outside; /* the depth outside the object */
-    iz len;     /* the path of the object that the walk is in, */
-    u8 path[JSON_PATH_MAX];
+    writer path; /* of the object that the walk is in */
+    u8 room[JSON_PATH_MAX];
 } json_walk;
 
 /* Enters the next value if it is an object; else steps over it and gives false. */
@@ -1314,7 +1315,7 @@ static b32 json_walk_start(json_walk *walk, json *j, const char *paths)
     walk->paths = str_of_array(paths, URL_MAX);
     walk->seen = 0;
     walk->outside = j->depth;
-    walk->len = 0;
+    walk->path = writer_of(walk->room, countof(walk->room));
     return json_enter(j, JSON_OBJECT);
 }
 
@@ -1322,16 +1323,17 @@ static b32 json_walk_start(json_walk *walk, json *j, const char *paths)
  * fit, or holds a dot, is none of the wanted ones: false. */
 static b32 json_walk_in(json_walk *walk, str name)
 {
-    writer w = writer_of(walk->path, countof(walk->path));
-    w.len = walk->len;
-    if (w.len)
-        put_byte(&w, '.');
-    iz start = w.len;
-    json_put_text(&w, name);
-    if (w.error || str_find(str_from(written(&w), start), '.') >= 0)
-        return 0;
-    walk->len = w.len;
-    return 1;
+    writer *w = &walk->path;
+    iz outside = w->len;
+    if (outside)
+        put_byte(w, '.');
+    iz start = w->len;
+    json_put_text(w, name);
+    if (!w->error && str_find(str_from(written(w), start), '.') < 0)
+        return 1;
+    w->len = outside;
+    w->error = E_None;
+    return 0;
 }
 
 enum { JSON_WALK_ASTRAY = -1, JSON_WALK_INSIDE = -2 };
@@ -1340,7 +1342,7 @@ enum { JSON_WALK_ASTRAY = -1, JSON_WALK_INSIDE = -2 };
  * it leads to some, or to none. With `leave` all of these count as met from now on. */
 static i32 json_walk_find(json_walk *walk, b32 leave)
 {
-    str list = walk->paths, here = {walk->path, walk->len};
+    str list = walk->paths, here = written(&walk->path);
     i32 found = JSON_WALK_ASTRAY;
     for (i32 i = 0; list.len; i++) {
         str path = str_cut(&list, ' ');
@@ -1357,7 +1359,7 @@ static i32 json_walk_find(json_walk *walk, b32 leave)
 static void json_walk_out(json_walk *walk)
 {
     json_walk_find(walk, 1);
-    while (walk->len && walk->path[--walk->len] != '.')
+    while (walk->path.len && walk->room[--walk->path.len] != '.')
         ;
 }
 
@@ -7410,16 +7412,16 @@ static void service_init(service *s, network *net, str base)
 static void skill_init(skill *s, network *net)
 {
     const char *const *env = net->env;
-    str tfl = env_get(env, "Skill__TflApiUrl");
-    str preferences = env_get(env, "Skill__SkillApiUrl");
-    str verify = env_get(env, "Skill__VerifySkillId");
-    service_init(&s->tfl, net, tfl.len ? tfl : S("https://api.tfl.gov.uk/"));
-    service_init(&s->preferences, net, preferences);
-    if (!preferences.len)
+    str base = env_get(env, "Skill__TflApiUrl");
+    service_init(&s->tfl, net, base.len ? base : S("https://api.tfl.gov.uk/"));
+    base = env_get(env, "Skill__SkillApiUrl");
+    service_init(&s->preferences, net, base);
+    if (!base.len)
         s->preferences.error = E_PreferencesNotSet;
     s->app_id = env_get(env, "Skill__TflApplicationId");
     s->app_key = env_get(env, "Skill__TflApplicationKey");
     s->skill_id = env_get(env, "Skill__SkillId");
+    str verify = env_get(env, "Skill__VerifySkillId");
     s->verify = verify.len ? !str_eq_nocase(verify, S("false")) : s->skill_id.len > 0;
     log_init(&s->log, env);
 }
