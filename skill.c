@@ -8131,15 +8131,15 @@ static b32 text_names(arena *a, str text, str name)
 {
     u8 called[96], folded[96];
     b32 found = 0;
-    writer call = writer_of(called, countof(called)), w = writer_of(folded, countof(folded));
-    line_put_name(&call, name);
-    str wanted = text_fold(&w, call.error ? S("") : written(&call));
-    writer all = arena_writer(a, text.len * 5);
+    writer all = writer_of(called, countof(called)), w = writer_of(folded, countof(folded));
+    line_put_name(&all, name);
+    str wanted = text_fold(&w, all.error ? S("") : written(&all));
+    u8 *mark = a->at;
+    all = arena_writer(a, text.len * 5);
     text = text_fold(&all, text);
     for (iz i = 0; wanted.len && i + wanted.len <= text.len && !found; i++)
         found = str_eq(str_span(text, i, i + wanted.len), wanted);
-    writer_cut(&all, 0);
-    arena_keep(a, &all);
+    arena_rewind(a, mark);
     return found;
 }
 
