@@ -534,9 +534,11 @@ static b32 time_is_up(i64 now, i64 deadline)
  * none. */
 static str str_cut(str *s, u8 byte)
 {
-    iz i = str_find(*s, byte);
-    str head = i < 0 ? *s : str_span(*s, 0, i);
-    *s = i < 0 ? str_from(*s, s->len) : str_from(*s, i + 1);
+    str head = *s;
+    iz i = str_find(head, byte);
+    if (i >= 0)
+        head.len = i;
+    *s = str_from(*s, head.len + (i >= 0));
     return head;
 }
 
@@ -555,9 +557,10 @@ static b32 str_to_uint(str s, u64 max, u64 *value)
 {
     u64 v = 0;
     for (iz i = 0; i < s.len; i++) {
-        if (!is_digit(s.ptr[i]) || v > max / 10 || v * 10 > max - (u64)(s.ptr[i] - '0'))
+        u64 digit = (u64)s.ptr[i] - '0'; /* wraps for what comes before 0 */
+        if (digit > 9 || digit > max || v > (max - digit) / 10)
             return 0;
-        v = v * 10 + (u64)(s.ptr[i] - '0');
+        v = v * 10 + digit;
     }
     if (s.len)
         *value = v;
@@ -760,7 +763,7 @@ static void put_time(writer *w, i64 unix_ms)
     u32 part[] = {(u32)year,    (u32)month,      (u32)day,       ms / 3600000,
                   ms / 60000 % 60, ms / 1000 % 60, ms % 1000};
     for (iz i = 0; i < countof(part); i++) {
-        put_uint(w, part[i], i == 0 ? 4 : i == 6 ? 3 : 2);
+        put_uint(w, part[i], S("\4\2\2\2\2\2\3").ptr[i]);
         put_byte(w, S("--T::.Z").ptr[i]);
     }
 }
@@ -851,10 +854,13 @@ static u64 read_be(reader *r, iz n)
 /* Takes exactly `digits` decimal digits; E_Truncated if they are not there. */
 static i64 read_decimal(reader *r, iz digits)
 {
-    u64 value = 0;
-    if (!str_to_uint(read_bytes(r, digits), 999999, &value))
-        reader_fail(r, E_Truncated);
-    return (i64)value;
+    i64 value = 0;
+    while (digits-- > 0) {
+        if (!is_digit(reader_peek(r)))
+            reader_fail(r, E_Truncated);
+        value = value * 10 + (read_byte(r) - '0');
+    }
+    return r->error ? 0 : value;
 }
 
 /* Steps over printable ASCII other than '"' and '\\', eight bytes at a time: nearly all of the
@@ -1118,16 +1124,15 @@ static u32 json_escape(reader *r)
     if (c != 'u')
         reader_fail(r, E_JsonEscape);
     u32 unit = json_unit(r);
-    if (unit < 0xd800 || unit > 0xdbff)
+    if (r->error || unit < 0xd800 || unit > 0xdbff)
         return unit;
-    reader ahead = *r; /* a high half: is its low half there? */
-    if (!str_is(read_bytes(&ahead, 2), "\\u"))
-        return unit;
-    u32 low = json_unit(&ahead);
-    if (ahead.error || low < 0xdc00 || low > 0xdfff)
-        return unit;
-    *r = ahead;
-    return 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
+    const u8 *behind = r->at; /* a high half: is its low half there? */
+    u32 low = str_is(read_bytes(r, 2), "\\u") ? json_unit(r) : 0;
+    if (!r->error && low >= 0xdc00 && low <= 0xdfff)
+        return 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
+    r->at = behind;
+    r->error = E_None;
+    return unit;
 }
 
 /* Steps over a string behind its opening quote; j->text is what stands between the quotes. */
@@ -1308,8 +1313,8 @@ typedef struct {
     str paths;  /* separated by blanks */
     u32 seen;   /* which of them have been met: bit i for path i */
     iz outside; /* the depth outside the object */
-    iz len;     /* the path of the object that the walk is in, */
-    u8 path[JSON_PATH_MAX];
+    writer path; /* of the object that the walk is in */
+    u8 room[JSON_PATH_MAX];
 } json_walk;
 
 /* Enters the next value if it is an object; else steps over it and gives false. */
@@ -1319,7 +1324,7 @@ static b32 json_walk_start(json_walk *walk, json *j, const char *paths)
     walk->paths = str_of_array(paths, URL_MAX);
     walk->seen = 0;
     walk->outside = j->depth;
-    walk->len = 0;
+    walk->path = writer_of(walk->room, countof(walk->room));
     return json_enter(j, JSON_OBJECT);
 }
 
@@ -1327,16 +1332,17 @@ static b32 json_walk_start(json_walk *walk, json *j, const char *paths)
  * fit, or holds a dot, is none of the wanted ones: false. */
 static b32 json_walk_in(json_walk *walk, str name)
 {
-    writer w = writer_of(walk->path, countof(walk->path));
-    w.len = walk->len;
-    if (w.len)
-        put_byte(&w, '.');
-    iz start = w.len;
-    json_put_text(&w, name);
-    if (w.error || str_find(str_from(written(&w), start), '.') >= 0)
-        return 0;
-    walk->len = w.len;
-    return 1;
+    writer *w = &walk->path;
+    iz outside = w->len;
+    if (outside)
+        put_byte(w, '.');
+    iz start = w->len;
+    json_put_text(w, name);
+    if (!w->error && str_find(str_from(written(w), start), '.') < 0)
+        return 1;
+    w->len = outside;
+    w->error = E_None;
+    return 0;
 }
 
 enum { JSON_WALK_ASTRAY = -1, JSON_WALK_INSIDE = -2 };
@@ -1345,7 +1351,7 @@ enum { JSON_WALK_ASTRAY = -1, JSON_WALK_INSIDE = -2 };
  * it leads to some, or to none. With `leave` all of these count as met from now on. */
 static i32 json_walk_find(json_walk *walk, b32 leave)
 {
-    str list = walk->paths, here = {walk->path, walk->len};
+    str list = walk->paths, here = written(&walk->path);
     i32 found = JSON_WALK_ASTRAY;
     for (i32 i = 0; list.len; i++) {
         str path = str_cut(&list, ' ');
@@ -1362,7 +1368,7 @@ static i32 json_walk_find(json_walk *walk, b32 leave)
 static void json_walk_out(json_walk *walk)
 {
     json_walk_find(walk, 1);
-    while (walk->len && walk->path[--walk->len] != '.')
+    while (walk->path.len && walk->room[--walk->path.len] != '.')
         ;
 }
 
@@ -7238,8 +7244,9 @@ typedef struct {
 } alexa_request;
 
 /* One authority: {"status": {"code"}, "values": [{"value": {"name", "id"}}, ...]}. Of the values
- * the first one counts, and none unless the code is ER_SUCCESS_MATCH; members come in any order. */
-static b32 alexa_parse_authority(json *j, arena *a, alexa_request *r)
+ * the first one counts, and none unless the code is ER_SUCCESS_MATCH; members come in any order.
+ * With walks of its caller's in the same frame the code would be larger. */
+__attribute__((noinline)) static b32 alexa_parse_authority(json *j, arena *a, alexa_request *r)
 {
     json_walk walk, inner;
     str code = S(""), found[2] = {S(""), S("")};
@@ -7372,16 +7379,16 @@ static void service_init(service *s, network *net, str base)
 static void skill_init(skill *s, network *net)
 {
     const char *const *env = net->env;
-    str tfl = env_get(env, "Skill__TflApiUrl");
-    str preferences = env_get(env, "Skill__SkillApiUrl");
-    str verify = env_get(env, "Skill__VerifySkillId");
-    service_init(&s->tfl, net, tfl.len ? tfl : S("https://api.tfl.gov.uk/"));
-    service_init(&s->preferences, net, preferences);
-    if (!preferences.len)
+    str base = env_get(env, "Skill__TflApiUrl");
+    service_init(&s->tfl, net, base.len ? base : S("https://api.tfl.gov.uk/"));
+    base = env_get(env, "Skill__SkillApiUrl");
+    service_init(&s->preferences, net, base);
+    if (!base.len)
         s->preferences.error = E_PreferencesNotSet;
     s->app_id = env_get(env, "Skill__TflApplicationId");
     s->app_key = env_get(env, "Skill__TflApplicationKey");
     s->skill_id = env_get(env, "Skill__SkillId");
+    str verify = env_get(env, "Skill__VerifySkillId");
     s->verify = verify.len ? !str_eq_nocase(verify, S("false")) : s->skill_id.len > 0;
     log_init(&s->log, env);
 }
@@ -7860,23 +7867,24 @@ static str line_fold(writer *w, str said)
 
 /* A line of the table. */
 typedef struct {
-    str id, name; /* null pointers when there is none */
+    str id, name;
 } known_line;
 
-/* The line that is meant by what was said. */
-static known_line line_find(str said)
+/* The line that is meant by what was said; false if there is none. */
+static b32 line_find(str said, known_line *found)
 {
     u8 buf[64];
     writer w = writer_of(buf, countof(buf));
     str folded = line_fold(&w, said), rows = line_rows();
     while (folded.len && rows.len) {
         str row = str_cut(&rows, '\n'), called = str_cut(&row, '|');
-        known_line found = {called, str_cut(&row, '|')};
+        found->id = called;
+        found->name = str_cut(&row, '|');
         for (; called.len; called = str_cut(&row, '|'))
             if (str_eq(called, folded))
-                return found;
+                return 1;
     }
-    return (known_line){0};
+    return 0;
 }
 
 static b32 is_word(str text, iz i)
@@ -8090,15 +8098,15 @@ static b32 text_names(arena *a, str text, str name)
 {
     u8 called[96], folded[96];
     b32 found = 0;
-    writer call = writer_of(called, countof(called)), w = writer_of(folded, countof(folded));
-    line_put_name(&call, name);
-    str wanted = text_fold(&w, call.error ? S("") : written(&call));
-    writer all = arena_writer(a, text.len * 5);
+    writer all = writer_of(called, countof(called)), w = writer_of(folded, countof(folded));
+    line_put_name(&all, name);
+    str wanted = text_fold(&w, all.error ? S("") : written(&all));
+    u8 *mark = a->at;
+    all = arena_writer(a, text.len * 5);
     text = text_fold(&all, text);
     for (iz i = 0; wanted.len && i + wanted.len <= text.len && !found; i++)
         found = str_eq(str_span(text, i, i + wanted.len), wanted);
-    writer_cut(&all, 0);
-    arena_keep(a, &all);
+    arena_rewind(a, mark);
     return found;
 }
 
@@ -8193,7 +8201,8 @@ static void answer_ask(answer *r, str text)
 static void answer_put_said(writer *w, arena *a, const str *said, iz count, iz max, b32 ssml)
 {
     for (iz i = 0; i < count; i++) {
-        str text = said[i], before = S(""), after = S(""), fits;
+        const char *before = "", *after = "";
+        str text = said[i];
         if (ssml) {
             writer one = arena_writer(a, text.len * 5 + 16); /* "&" and "<" grow to 5 */
             say_put(&one, text);
@@ -8201,22 +8210,23 @@ static void answer_put_said(writer *w, arena *a, const str *said, iz count, iz m
             if (one.error)
                 w->error = one.error;
         } else if (i) {
-            before = S("\n");
+            before = "\\u000a"; /* a line feed, which is one character */
+            max--;
         }
         if (ssml && count > 1) {
-            before = S("<p>");
-            after = S("</p>");
+            before = "<p>";
+            after = "</p>";
+            max -= S("<p></p>").len;
         }
-        max -= before.len + after.len;
         if (max <= 0)
             return;
-        fits = text_cut(text, max);
+        str fits = text_cut(text, max);
         b32 whole = fits.len == text.len;
         if ((!fits.len && !ssml) || (!whole && i && !str_ends(fits, S("."))))
             return;
-        json_put_escaped(w, before);
+        put_text(w, before);
         json_put_escaped(w, fits);
-        json_put_escaped(w, after);
+        put_text(w, after);
         max -= fits.len;
         if (!whole)
             return;
@@ -8379,12 +8389,9 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
     line_ids ids = {0};
     line *lines = 0;
     iz unknown = 0;
-    known_line wanted = line_find(q->slot_id);
-    if (!wanted.id.len)
-        wanted = line_find(q->slot_name);
-    if (!wanted.id.len)
-        wanted = line_find(q->member[ALEXA_SLOT]);
-    if (!wanted.id.len) {
+    known_line wanted;
+    if (!line_find(q->slot_id, &wanted) && !line_find(q->slot_name, &wanted) &&
+        !line_find(q->member[ALEXA_SLOT], &wanted)) {
         str sorry = S("Sorry, I don't know that line. Which line would you like to hear about?");
         str which = str_from(sorry, S("Sorry, I don't know that line. ").len);
         answer_ask(r, q->member[ALEXA_SLOT].len ? sorry : which);
