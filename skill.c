@@ -1950,8 +1950,8 @@ static void poly1305_end(poly1305 *p, u128 last, u8 tag[AEAD_TAG])
     wipe(p, sizeof *p);
 }
 
-/* The tag over aad and ciphertext, under the first half of the stream's block 0: r, clamped, and the
- * last summand. (RFC 8439, 2.6 and 2.8) */
+/* The tag over aad and ciphertext, under the first half of the stream's block 0: r, clamped, and
+ * the last summand. (RFC 8439, 2.6 and 2.8) */
 static void chacha20_tag(const u8 key[32], str aad, str data, u8 tag[AEAD_TAG])
 {
     u8 lengths[16];
@@ -2216,10 +2216,10 @@ static err aead_open(const aead *a, const u8 nonce[AEAD_NONCE], str aad, u8 *dat
 
 /* ---- public keys ----
  *
- * ECDH on P-256 and X25519, ECDSA verification on P-256 and P-384 (FIPS 186-5, SP 800-186, SEC 1) and RSA
- * verification by PKCS #1 v1.5 and PSS (RFC 8017). There is no signing and no decryption, so that
- * the only secrets here are those of ECDH. p256_public, p256_ecdh, x25519 and all that they call
- * take the same path and the same addresses whatever the secret is, and wipe what came of it;
+ * ECDH on P-256 and X25519, ECDSA verification on P-256 and P-384 (FIPS 186-5, SP 800-186, SEC 1)
+ * and RSA verification by PKCS #1 v1.5 and PSS (RFC 8017). There is no signing and no decryption,
+ * so that the only secrets here are those of ECDH. p256_public, p256_ecdh, x25519 and all that they
+ * call take the same path and the same addresses whatever the secret is, and wipe what came of it;
  * all else works on public data and says where its time varies.
  *
  * A big number is an array of 64-bit limbs, the lowest first. All modular products are
@@ -2631,7 +2631,8 @@ enum {
     KEY_POINTS = 16 /* and to 31, for ECDH */
 };
 
-/* One step of a formula: r = a op b, product or difference, for numbers of an adder, by their first limbs in it. */
+/* One step of a formula: r = a op b, product or difference, for numbers of an adder, by their first
+ * limbs in it. */
 enum { MUL, SUB };
 enum {
     X1 = 0,
@@ -2978,8 +2979,9 @@ static void f25519_load(f25519 out, const u8 in[32])
         out[i] = limbs_field(words, 51 * i, 51);
 }
 
-/* The one encoding below p of a tight element, which is reduced in place. It is below 2p: `over` is the carry of adding 19,
- * 1 from p on. Then 19 is added and bit 255 falls away, which subtracts p. */
+/* The one encoding below p of a tight element, which is reduced in place. It is below 2p: `over` is
+ * the carry of adding 19, 1 from p on. Then 19 is added and bit 255 falls away, which subtracts
+ * p. */
 static void f25519_store(u8 out[32], f25519 a)
 {
     u64 over = 19, carry;
