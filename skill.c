@@ -4144,8 +4144,8 @@ typedef struct {
     const str *certs;  /* as sent */
     iz count;
     iz name_checks;
-    path_node *top;    /* of the path; behind it is the issuer being tried */
-    b32 anchored;      /* that is a root */
+    path_node *top; /* of the path; behind it is the issuer being tried */
+    b32 anchored;   /* that is a root */
     path_node path[PATH_CERTS + 1];
     u8 root[CERT_ROOT_SIZE];
 } path_search;
@@ -5098,8 +5098,7 @@ static void tls_retry(tls *t, str message)
 {
     b32 key_share = tls_had(t, EXT_KEY_SHARE);
     b32 other = !key_share || t->share_group == TLS_SECP256R1;
-    if (!tls_legal(t, other, E_TlsGroup) ||
-        !tls_legal(t, key_share || t->cookie.len, E_TlsRetry))
+    if (!tls_legal(t, other, E_TlsGroup) || !tls_legal(t, key_share || t->cookie.len, E_TlsRetry))
         return;
     tls_restart_transcript(t, message);
     t->retried = 1;
@@ -5195,8 +5194,10 @@ static void tls_certificate(tls *t)
         certs[count++] = tls_bytes(t, 3, 1);
         tls_extensions(t, IN_CERTIFICATE, 0); /* there are none that would be in place */
     }
-    tls_require(t, count, E_TlsCertificateCount, ALERT_DECODE_ERROR);
-    tls_require(t, !reader_left(&t->r), E_TlsCertificateCount, ALERT_BAD_CERTIFICATE);
+    b32 all = !reader_left(&t->r);
+    if (!tls_require(t, count, E_TlsCertificateCount, ALERT_DECODE_ERROR) ||
+        !tls_require(t, all, E_TlsCertificateCount, ALERT_BAD_CERTIFICATE))
+        return;
     tls_leave(t, end);
     if (!tls_whole(t))
         return;
@@ -5372,8 +5373,10 @@ static void tls_message(tls *t, str message, tls_state next, b32 last)
         tls_finished(t);
     else if (type == TLS_NEW_SESSION_TICKET)
         tls_new_session_ticket(t);
-    else
+    else {
+        invariant(type == TLS_KEY_UPDATE);
         tls_key_update(t);
+    }
     if (tls_whole(t))
         t->state = next;
 }

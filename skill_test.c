@@ -5183,8 +5183,8 @@ static void x509_check_cases(const x509_pki *p)
                  x509_cases[i].roots, x509_cases[i].host);
         check_row(__LINE__, x509_cases[i].want, got, what);
         CHECK(q.checks <= PATH_CHECKS && (got == E_None) == (q.path_len > 0));
-        check_at(__FILE__, __LINE__,
-                 x509_cases[i].checks < 0 || q.checks == x509_cases[i].checks, what);
+        check_at(__FILE__, __LINE__, x509_cases[i].checks < 0 || q.checks == x509_cases[i].checks,
+                 what);
         b32 same = !*x509_cases[i].path || (iz)strlen(x509_cases[i].path) == q.path_len;
         for (iz k = 0; *x509_cases[i].path && same && k < q.path_len; k++)
             same = q.path[k] == x509_cases[i].path[k] - '0';
@@ -5208,8 +5208,7 @@ static void x509_check_cases(const x509_pki *p)
 static void x509_check_mutations(const x509_pki *p)
 {
     str certs[2], bundle = x509_bundle(p, "root");
-    x509_query q = {
-        .host = S("api.example.test"), .bundle = bundle, .now = time(0) + 86400};
+    x509_query q = {.host = S("api.example.test"), .bundle = bundle, .now = time(0) + 86400};
     for (int which = 0; which < 2; which++) {
         x509_files(p, "leaf ica", certs, 2);
         str good = certs[which];
@@ -5251,8 +5250,7 @@ static void x509_check_bound(const x509_pki *p)
         certs[i + 1] = (str){copies[i], ica.len};
     }
     certs[COUNT + 1] = x509_file(p, "ica");
-    x509_query q = {
-        .host = S("api.example.test"), .bundle = bundle, .now = time(0) + 86400};
+    x509_query q = {.host = S("api.example.test"), .bundle = bundle, .now = time(0) + 86400};
     err got = x509_verify(&q, certs, COUNT + 2);
     check_row(__LINE__, E_CertSearchBound, got, "100 false CAs");
     CHECK(q.checks == PATH_CHECKS);
