@@ -6497,9 +6497,9 @@ static str connection_take(connection *c, iz n)
 
 typedef struct {
     i32 status;
-    str head;    /* the header lines */
-    b32 keep;    /* the connection can serve another request */
-    i64 length;  /* of the body, or HTTP_CHUNKED or HTTP_TO_END */
+    str head;   /* the header lines */
+    b32 keep;   /* the connection can serve another request */
+    i64 length; /* of the body, or HTTP_CHUNKED or HTTP_TO_END */
     str body;
 } http_response;
 
@@ -8644,8 +8644,7 @@ static void alexa_answer(task *t, const alexa_request *q, answer *r)
             log_line(log, LOG_WARN, "intent", q->member[ALEXA_INTENT], E_UnhandledIntent);
     } else if (str_is(q->member[ALEXA_TYPE], "SessionEndedRequest")) {
         if (q->member[ALEXA_ERROR].len)
-            log_line(log, LOG_ERROR, "session ended by", q->member[ALEXA_ERROR],
-                     E_SkillException);
+            log_line(log, LOG_ERROR, "session ended by", q->member[ALEXA_ERROR], E_SkillException);
         else
             log_line(log, LOG_INFO, "session ended by", q->member[ALEXA_REASON], E_None);
     } else if (str_is(q->member[ALEXA_TYPE], "System.ExceptionEncountered")) {
