@@ -6401,9 +6401,9 @@ static str connection_take(connection *c, iz n)
 
 typedef struct {
     i32 status;
-    str head;    /* the header lines */
-    b32 keep;    /* the connection can serve another request */
-    i64 length;  /* of the body, or HTTP_CHUNKED or HTTP_TO_END */
+    str head;   /* the header lines */
+    b32 keep;   /* the connection can serve another request */
+    i64 length; /* of the body, or HTTP_CHUNKED or HTTP_TO_END */
     str body;
 } http_response;
 
