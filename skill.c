@@ -760,7 +760,7 @@ static void put_time(writer *w, i64 unix_ms)
     while (month < 12 && days_of_date(year, month + 1, 1) <= day)
         month++;
     day -= days_of_date(year, month, 1) - 1;
-    u32 part[] = {(u32)year,    (u32)month,      (u32)day,       ms / 3600000,
+    u32 part[] = {(u32)year,       (u32)month,     (u32)day, ms / 3600000,
                   ms / 60000 % 60, ms / 1000 % 60, ms % 1000};
     for (iz i = 0; i < countof(part); i++) {
         put_uint(w, part[i], S("\4\2\2\2\2\2\3").ptr[i]);
@@ -1190,8 +1190,7 @@ static json_kind json_word(json *j, u8 first)
     static const char words[][6] = {"true", "false", "null"};
     for (i32 i = 0; i < countof(words); i++) {
         str word = T(words[i]);
-        if (first == word.ptr[0] &&
-            str_eq(read_bytes(&j->in, word.len - 1), str_from(word, 1)))
+        if (first == word.ptr[0] && str_eq(read_bytes(&j->in, word.len - 1), str_from(word, 1)))
             return JSON_TRUE + (json_kind)i;
     }
     return json_fail(j, E_JsonSyntax);
@@ -1310,9 +1309,9 @@ static void json_put_text(writer *w, str raw)
  * paths: "user.accessToken" is the member accessToken of the member user. */
 typedef struct {
     json *json;
-    str paths;  /* separated by blanks */
-    u32 seen;   /* which of them have been met: bit i for path i */
-    iz outside; /* the depth outside the object */
+    str paths;   /* separated by blanks */
+    u32 seen;    /* which of them have been met: bit i for path i */
+    iz outside;  /* the depth outside the object */
     writer path; /* of the object that the walk is in */
     u8 room[JSON_PATH_MAX];
 } json_walk;
@@ -1477,7 +1476,7 @@ static void json_put_escaped(writer *w, str s)
         if (c < ' ') {
             put_text(w, "\\u00");
             put_byte(w, c < 16 ? '0' : '1');
-            c = (u8)"0123456789abcdef"[c & 15];
+            c = S("0123456789abcdef").ptr[c & 15];
         }
         put_utf8(w, c);
     }

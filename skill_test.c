@@ -8237,8 +8237,7 @@ static void test_dns_address_text(void)
         check_at(__FILE__, __LINE__, good, rows[i].text);
         u8 *tight = malloc(16); /* nothing is written beyond it, whatever the text */
         reader r = reader_of(unit_str(rows[i].text));
-        CHECK(!address_v6(&r, tight) ==
-              (!e && a.at[0].v6 && rows[i].text[0] != '['));
+        CHECK(!address_v6(&r, tight) == (!e && a.at[0].v6 && rows[i].text[0] != '['));
         free(tight);
     }
 }
