@@ -65,7 +65,8 @@ typedef int i32;
 typedef long long i64;
 typedef __PTRDIFF_TYPE__ iz;
 typedef __SIZE_TYPE__ uz;
-typedef _Bool b32;
+typedef i32 b32;  /* 0 or 1, as functions take it and give it back ... */
+typedef _Bool b8; /* ... and as it is kept in structures */
 
 #define countof(array) ((iz)(sizeof(array) / sizeof *(array)))
 #define invariant(truth) ((truth) ? (void)0 : __builtin_trap())
@@ -331,7 +332,7 @@ typedef enum {
 /* An address and port, the port in host order; an IPv4 address lies in ip[0..3]. */
 typedef struct {
     u8 ip[16];
-    b32 v6;
+    b8 v6;
     u16 port;
 } address;
 
@@ -1049,7 +1050,7 @@ typedef struct {
     json_kind kind; /* the last token, */
     str text;       /* and its text: a string without its quotes, or a number */
     iz depth;
-    b32 object[JSON_DEPTH + 1]; /* is the bracket open at that depth that of an object */
+    b8 object[JSON_DEPTH + 1]; /* is the bracket open at that depth that of an object */
 } json;
 
 static void json_start(json *j, str text)
@@ -3089,7 +3090,7 @@ static void x25519_public(u8 share[32], const u8 secret[32])
  * is zero too, and the functions that change one leave it so. From here on all is public data:
  * time varies. */
 typedef struct {
-    u64 room[BIG_ROOM];
+    union { u64 room[BIG_ROOM]; u8 bytes[8 * BIG_ROOM]; };
 } big;
 
 typedef struct {
@@ -3705,7 +3706,7 @@ typedef enum { KEY_RSA, KEY_P256, KEY_P384, KEY_UNKNOWN } key_id;
 
 typedef struct {
     key_id id;
-    b32 may_sign; /* keyUsage allows digitalSignature, as TLS wants of a server */
+    b8 may_sign; /* keyUsage allows digitalSignature, as TLS wants of a server */
     str n, e;     /* RSA: unsigned, big-endian */
     str point;    /* uncompressed */
 } public_key;
@@ -3851,7 +3852,7 @@ typedef struct {
     sig_id sig;
     str issuer, subject; /* whole items */
     str identity;        /* subject and key: they stand side by side */
-    b32 self_issued, ca, server_auth;
+    b8 self_issued, ca, server_auth;
     u32 usage;
     i32 path_len; /* -1: not limited */
     i64 not_before, not_after;
@@ -4134,7 +4135,7 @@ typedef struct {
     iz next_sent;   /* where to go on looking among those sent */
     iz next_root;   /* ... in the bundle */
     i32 phase;      /* two places to look for its issuer; 2: both done */
-    b32 any_issuer; /* one of the right name was found */
+    b8 any_issuer; /* one of the right name was found */
     certificate cert;
 } path_node;
 
@@ -4144,7 +4145,7 @@ typedef struct {
     iz count;
     iz name_checks;
     path_node *top; /* of the path; behind it is the issuer being tried */
-    b32 anchored;   /* that is a root */
+    b8 anchored;   /* that is a root */
     path_node path[PATH_CERTS + 1];
     u8 root[CERT_ROOT_SIZE];
 } path_search;
@@ -4153,7 +4154,7 @@ typedef struct {
  * 4.2.1.10) */
 static b32 constraint_list(path_search *s, reader *r, b32 excluded, const general_name *name)
 {
-    u8 tag = DER_CONTEXT | DER_CONSTRUCTED | excluded;
+    u8 tag = DER_CONTEXT | DER_CONSTRUCTED | (u8)excluded;
     b32 held = 0, limited = 0;
     if (!der_next_is(r, tag))
         return 0;
@@ -4560,7 +4561,7 @@ typedef struct {
 
 /* One direction of traffic. */
 typedef struct {
-    b32 on; /* records are protected */
+    b8 on; /* records are protected */
     u8 secret[HASH_MAX], iv[AEAD_NONCE], nonce[AEAD_NONCE];
     aead key;
     u64 sequence;
@@ -4579,14 +4580,14 @@ typedef struct {
     hash_id hash;
     aead_id cipher;
     u16 suite, group;
-    b32 retried, ccs_sent;
+    b8 retried, ccs_sent;
 
     /* from the server's flight, and while connected */
-    b32 certificate_requested;
-    b32 update_owed; /* our KeyUpdate is to go out as soon as there is room */
-    b32 ended;       /* the transport has no more bytes */
+    b8 certificate_requested;
+    b8 update_owed; /* our KeyUpdate is to go out as soon as there is room */
+    b8 ended;       /* the transport has no more bytes */
     u8 peer_alert;   /* the one that the server ended the connection with */
-    b32 aes, named;  /* from the caller; named: server_name was sent */
+    b8 aes, named;  /* from the caller; named: server_name was sent */
     reader r;        /* over the message, or the vector inside it, that is being read */
     writer w;        /* the content of the record that is being written */
     u32 ccs, padding, warnings, empty, updates, tickets; /* against their limits */
@@ -5194,7 +5195,7 @@ static void tls_certificate(tls *t)
         tls_extensions(t, IN_CERTIFICATE, 0); /* there are none that would be in place */
     }
     b32 all = !reader_left(&t->r);
-    if (!tls_require(t, count, E_TlsCertificateCount, ALERT_DECODE_ERROR) ||
+    if (!tls_require(t, count > 0, E_TlsCertificateCount, ALERT_DECODE_ERROR) ||
         !tls_require(t, all, E_TlsCertificateCount, ALERT_BAD_CERTIFICATE))
         return;
     tls_leave(t, end);
@@ -5478,7 +5479,7 @@ static str tls_open(tls *t, u8 *header, iz n, u8 *type)
         return content;
     while (content.len && !content.ptr[content.len - 1])
         content.len--;
-    if (!tls_expected(t, content.len, E_TlsRecordEmpty))
+    if (!tls_expected(t, content.len > 0, E_TlsRecordEmpty))
         return content;
     *type = content.ptr[--content.len];
     t->padding += t->state < TLS_CONNECTED ? (u32)(n - AEAD_TAG - 1 - content.len) : 0;
@@ -5904,7 +5905,7 @@ static b32 dns_enough(const err results[2])
 typedef struct {
     err results[2]; /* for A and AAAA; E_TimedOut while there is none */
     i32 fd;
-    b32 udp;
+    b8 udp;
     i64 deadline; /* of the present attempt */
     const dns_name *name;
     dns_answer *out;
@@ -6122,7 +6123,7 @@ static err dns_resolve(dns_cache *cache, str host, i64 deadline, dns_answer *out
 typedef struct {
     str host;
     u16 port;
-    b32 https;
+    b8 https;
 } origin;
 
 static b32 origin_eq(const origin *a, const origin *b)
@@ -6143,7 +6144,7 @@ static b32 origin_is_safe(const origin *to)
 typedef struct {
     arena *process;
     const char *const *env;
-    b32 cpu_asked, cpu_aes;
+    b8 cpu_asked, cpu_aes;
     dns_cache dns;
 } network;
 
@@ -6152,8 +6153,8 @@ typedef struct {
     network *net;
     i32 fd;       /* -1 when closed */
     i64 deadline; /* of the present request */
-    b32 kept;     /* an answer has come over this socket before */
-    b32 heard;    /* a byte of the present answer has come */
+    b8 kept;     /* an answer has come over this socket before */
+    b8 heard;    /* a byte of the present answer has come */
     err error;
     tls *tls;       /* made at the first handshake */
     const u8 *data; /* received, and decrypted: in `buffer`, or in the engine's; */
@@ -6401,7 +6402,7 @@ static str connection_take(connection *c, iz n)
 typedef struct {
     i32 status;
     str head;   /* the header lines */
-    b32 keep;   /* the connection can serve another request */
+    b8 keep;   /* the connection can serve another request */
     i64 length; /* of the body, or HTTP_CHUNKED or HTTP_TO_END */
     str body;
 } http_response;
@@ -6944,7 +6945,7 @@ typedef enum { LOG_TRACE, LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_FATAL } 
 static const char log_levels[][6] = {"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"};
 
 typedef struct {
-    b32 as_json;
+    b8 as_json;
     log_level least;
     str request_id; /* of the present invocation; empty between two of them */
 } logger;
@@ -7360,7 +7361,7 @@ typedef struct {
     logger log;
     str app_id, app_key;
     str skill_id;
-    b32 verify;
+    b8 verify;
     service tfl, preferences;
 } skill;
 
@@ -8184,7 +8185,7 @@ static str line_message(const line *l, str name, arena *a)
 typedef struct {
     str title;    /* of the card; no card without one */
     str reprompt; /* the question that leaves the session open; closed without one */
-    b32 link;     /* LinkAccount in place of a Standard card */
+    b8 link;     /* LinkAccount in place of a Standard card */
     messages said;
 } answer;
 
