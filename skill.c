@@ -130,6 +130,8 @@ enum {
     TLS_PADDING_MAX = 1 << 20,            /* bytes of padding in a handshake */
     TLS_UPDATES_MAX = 32,                 /* KeyUpdates without application data between */
     TLS_TICKETS_MAX = 32,                 /* NewSessionTickets, likewise */
+    TLS_TICKET_MAX = 512,                 /* a longer one is not kept; most have 120 to 260 */
+    TLS_TICKET_LIFE = 7 * 86400,          /* seconds: RFC 8446 section 4.6.1 */
     TLS_RECORDS = 1 << 24,                /* records under one key: RFC 8446 section 5.5 */
 
     DNS_SERVERS_MAX = 3,   /* as resolv.conf(5): the first three count */
@@ -271,6 +273,7 @@ static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; the
     X(TlsExtensionUnasked, "not asked for")                   \
     X(TlsExtensionPlace, "in a wrong message")                \
     X(TlsExtensionMissing, "it is mandatory")                 \
+    X(TlsTicket, "not the one offered")                                   \
     X(TlsAlpn, "not http/1.1")                                \
     X(TlsRequestContext, "not empty")                         \
     X(TlsCertificateCount, "none or too many")                \
@@ -4121,7 +4124,7 @@ typedef struct {
 typedef struct {
     str host;            /* a DNS name without final dot; or an address, IPv6 as in a URL or not */
     str bundle;          /* the roots, PEM text */
-    i64 now;             /* in seconds since 1970 */
+    i64 now, until;      /* in seconds since 1970; all of the path is valid until then */
     iz checks;           /* signatures checked */
     iz path_len;         /* 0 if no path was found */
     iz path[PATH_CERTS]; /* indexes of those sent, the leaf's 0 first */
@@ -4471,11 +4474,15 @@ static err x509_verify(x509_query *q, const str *certs, iz count)
     err error = cert_check_leaf(&s.path[0].cert, q->host, q->now);
     if (!error)
         error = path_find(&s);
-    if (error)
+    if (error) {
         q->path_len = 0;
-    else
-        q->leaf = s.path[0].cert.key;
-    return error;
+        return error;
+    }
+    q->leaf = s.path[0].cert.key;
+    q->until = s.path[0].cert.not_after;
+    for (const path_node *n = s.path + 1; n <= s.top + 1; n++) /* the root is behind the top */
+        q->until = earlier(q->until, n->cert.not_after);
+    return E_None;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -4514,8 +4521,13 @@ static err x509_verify(x509_query *q, const str *certs, iz count)
  * updates its own key when it has sealed as many (RFC 8446 section 5.5 allows 2^24.5 of full size
  * for AES-GCM). Secrets are wiped when the next ones are made from them.
  *
- * Left out: resumption (tickets are parsed and dropped; tls_schedule_start takes the PSK that it
- * will bring), 0-RTT, client certificates, post-handshake authentication, exporters, OCSP and SCT.
+ * Resumption: the last ticket of a connection is left with its owner and offered once, in the next
+ * ClientHello to the same host, as long as it and all certificates of that chain are valid and the
+ * root stands unchanged at its place in the bundle. If the server takes it, FINISHED follows upon
+ * ENCRYPTED_EXTENSIONS; a fresh key is agreed upon all the same (psk_dhe_ke).
+ *
+ * Left out: 0-RTT, external PSKs, client certificates, post-handshake authentication, exporters,
+ * OCSP and SCT.
  * ------------------------------------------------------------------------------------------ */
 
 /* Names and numbers of RFC 8446: types of records, of messages, of extensions, alerts. */
@@ -4527,8 +4539,9 @@ enum { TLS_CERTIFICATE_VERIFY = 15, TLS_FINISHED = 20, TLS_KEY_UPDATE = 24 };
 enum { TLS_MESSAGE_HASH = 254 };
 
 enum { EXT_SERVER_NAME = 0, EXT_SUPPORTED_GROUPS = 10, EXT_SIGNATURE_ALGORITHMS = 13 };
-enum { EXT_ALPN = 16, EXT_EARLY_DATA = 42, EXT_SUPPORTED_VERSIONS = 43, EXT_COOKIE = 44 };
-enum { EXT_PSK_KEY_EXCHANGE_MODES = 45, EXT_SIGNATURE_ALGORITHMS_CERT = 50, EXT_KEY_SHARE = 51 };
+enum { EXT_ALPN = 16, EXT_PRE_SHARED_KEY = 41, EXT_EARLY_DATA = 42, EXT_COOKIE = 44 };
+enum { EXT_SUPPORTED_VERSIONS = 43, EXT_PSK_KEY_EXCHANGE_MODES = 45, EXT_KEY_SHARE = 51 };
+enum { EXT_SIGNATURE_ALGORITHMS_CERT = 50 };
 
 enum { ALERT_CLOSE_NOTIFY = 0, ALERT_UNEXPECTED_MESSAGE = 10, ALERT_BAD_RECORD_MAC = 20 };
 enum { ALERT_RECORD_OVERFLOW = 22, ALERT_BAD_CERTIFICATE = 42, ALERT_CERTIFICATE_EXPIRED = 45 };
@@ -4567,6 +4580,20 @@ typedef struct {
     u64 sequence;
 } tls_keys;
 
+/* What a connection leaves for the next one to the same server: section 4.6.1. All zeros is
+ * nothing. Its owner wipes it: psk is a secret. Times are in ms since 1970. */
+typedef struct {
+    iz len;            /* of the ticket; 0: there is none */
+    hash_id hash;      /* the PSK is for */
+    u32 age_add;       /* hides the age on the wire */
+    i64 received;      /* the ticket */
+    i64 until;         /* the ticket may be offered */
+    i64 chain_until;   /* the certificates are valid that were shown */
+    iz root, root_len; /* where the root's text begins in the bundle, and how much of it counts */
+    u8 binding[HASH_MAX]; /* SHA-256 of that text and the host */
+    u8 psk[HASH_MAX], ticket[TLS_TICKET_MAX];
+} tls_ticket;
+
 /* What is named most comes first: it is reached by short instructions. */
 typedef struct {
     /* what is looked at often comes first: its offsets are short */
@@ -4581,16 +4608,20 @@ typedef struct {
     aead_id cipher;
     u16 suite, group;
     b8 retried, ccs_sent;
+    b8 offered, resumed; /* the ticket, in the last ClientHello; by the server, which took it */
 
     /* from the server's flight, and while connected */
     b8 certificate_requested;
     b8 update_owed; /* our KeyUpdate is to go out as soon as there is room */
     b8 ended;       /* the transport has no more bytes */
     u8 peer_alert;   /* the one that the server ended the connection with */
-    b8 aes, named;  /* from the caller; named: server_name was sent */
+    b8 aes, named;   /* from the caller; named: server_name was sent */
+    i64 now;         /* ms since 1970; the caller keeps it right when input comes */
     reader r;        /* over the message, or the vector inside it, that is being read */
     writer w;        /* the content of the record that is being written */
     u32 ccs, padding, warnings, empty, updates, tickets; /* against their limits */
+
+    tls_ticket *ticket; /* where to leave one; null: nowhere */
 
     /* from the extensions of one message; slices of it */
     u64 had; /* bits, by type: which of tls_known came */
@@ -4605,6 +4636,8 @@ typedef struct {
     /* the secrets: wiped together, from the first of them to `query` */
     tls_entropy entropy; /* from the caller */
     u8 secret[HASH_MAX]; /* of RFC 8446 section 7.1: early, then handshake, then master */
+    u8 resumption[HASH_MAX]; /* the resumption master secret, once connected */
+    tls_ticket session;      /* as offered; then what the next ticket is for */
     tls_keys receive, send;
     x509_query query; /* its leaf: slices of the Certificate message */
 
@@ -4823,10 +4856,10 @@ static void tls_derive(const tls *t, const char *label, u8 out[HASH_MAX])
     tls_expand(t, t->secret, label, 1, out, hash_size(t->hash));
 }
 
-/* The early secret: of the PSK in t->secret, which is zeros where there is none. */
+/* The early secret: of the session's PSK, which is zeros where there is none. */
 static void tls_schedule_start(tls *t)
 {
-    hkdf_extract(t->hash, S(""), tls_secret(t, t->secret), t->secret);
+    hkdf_extract(t->hash, S(""), tls_secret(t, t->session.psk), t->secret);
 }
 
 /* From early to handshake secret, with the shared secret; from there to the master secret, with
@@ -4903,6 +4936,40 @@ static void tls_put_length(writer *w, iz start)
     w->buf[start - 1] = (u8)n;
 }
 
+/* pre_shared_key, always the last: the ticket, its age, and room for the binder. */
+static void tls_put_ticket(tls *t)
+{
+    writer *w = &t->w;
+    const tls_ticket *k = &t->session;
+    u64 n = (u64)hash_size(k->hash), len = (u64)k->len;
+    put_be(w, (u64)EXT_PRE_SHARED_KEY << 32 | (len + n + 11) << 16 | (len + 6), 6);
+    tls_put_vector(w, 2, (str){k->ticket, k->len});
+    put_be(w, (u32)(t->now - k->received) + k->age_add, 4);
+    put_be(w, (n + 1) << 8 | n, 3);
+    put(w, (str){t->digest, (iz)n}); /* anything that is no secret */
+}
+
+/* The key of binders, to where the client's secrets lie: section 7.1. */
+static void tls_binder_key(tls *t)
+{
+    tls_schedule_start(t);
+    hash_of(t->hash, S(""), t->digest);
+    tls_derive(t, "res binder", t->send.secret);
+}
+
+/* Puts the binder into its room at the end of a ClientHello: it shows, over the transcript so far
+ * and all of the message before the binders, that we have the PSK (section 4.2.11.2). */
+static void tls_bind(tls *t)
+{
+    writer *w = &t->w;
+    iz end = w->len - hash_size(t->hash);
+    hash fork = t->transcript[t->hash];
+    tls_binder_key(t);
+    hash_add(&fork, str_span(written(w), 0, end - 3));
+    hash_end(&fork, t->digest);
+    tls_verify_data(t, &t->send, w->buf + end);
+}
+
 /* The first ClientHello, or the second with the cookie that was asked for, if any. Its length and
  * that of its extensions are filled in at the end. */
 static void tls_client_hello(tls *t)
@@ -4935,9 +5002,14 @@ static void tls_client_hello(tls *t)
     /* key_share: a list of one group and its share */
     put(w, str_of(x ? "\0\x33\0\x26\0\x24\0\x1d" : "\0\x33\0\x47\0\x45\0\x17", 8));
     tls_put_vector(w, 2, (str){share, x ? 32 : 65});
+    t->offered = t->session.len && t->hash == t->session.hash;
+    if (t->offered)
+        tls_put_ticket(t);
     if (!w->error) {
         tls_put_length(w, start);
         tls_put_length(w, 4);
+        if (t->offered)
+            tls_bind(t);
         hash_add(&t->transcript[SHA256], written(w));
         hash_add(&t->transcript[SHA384], written(w));
     }
@@ -4958,6 +5030,7 @@ static const struct {
     {EXT_SUPPORTED_GROUPS, 1, IN_ENCRYPTED},
     {EXT_SIGNATURE_ALGORITHMS, 1, IN_REQUEST},
     {EXT_ALPN, 1, IN_ENCRYPTED},
+    {EXT_PRE_SHARED_KEY, 1, IN_HELLO},
     {EXT_EARLY_DATA, 0, IN_TICKET},
     {EXT_SUPPORTED_VERSIONS, 1, IN_HELLO | IN_RETRY},
     {EXT_COOKIE, 1, IN_RETRY},
@@ -4979,7 +5052,8 @@ static void tls_check_extension(tls *t, u32 type, u8 place)
     b32 asks = place >= IN_REQUEST, good = asks;
     for (iz i = 0; i < countof(tls_known); i++)
         if (tls_known[i].type == type) {
-            good |= tls_known[i].sent && (type || t->named); /* server_name is type 0 */
+            b32 sent = type == EXT_SERVER_NAME ? t->named : tls_known[i].sent;
+            good |= type == EXT_PRE_SHARED_KEY ? t->offered : sent;
             if (good)
                 tls_legal(t, tls_known[i].places & place, E_TlsExtensionPlace);
             t->had |= (u64)1 << type;
@@ -5001,6 +5075,9 @@ static void tls_extension(tls *t, u32 type, u8 place)
         tls_leave(t, end);
         if (tls_whole(t))
             tls_legal(t, good, E_TlsAlpn);
+    } else if (type == EXT_PRE_SHARED_KEY) { /* the first of one; the suite is chosen by now */
+        b32 first = tls_number(t, 2) == 0;
+        tls_legal(t, first && t->hash == t->session.hash, E_TlsTicket);
     } else if (type == EXT_EARLY_DATA)
         tls_number(t, 4);
     else if (type == EXT_SUPPORTED_VERSIONS)
@@ -5122,6 +5199,9 @@ static void tls_agree(tls *t, str message)
                   : p256_ecdh(shared, t->entropy.p256_secret, t->share);
     if (tls_legal(t, !error, error)) {
         tls_transcribe(t, message);
+        t->resumed = tls_had(t, EXT_PRE_SHARED_KEY);
+        if (!t->resumed)
+            wipe(&t->session, (iz)sizeof t->session);
         tls_schedule_start(t);
         tls_schedule_next(t, (str){shared, 32});
         tls_derive_keys(t, &t->send, "c hs traffic");
@@ -5184,6 +5264,42 @@ static u8 tls_certificate_alert(err error)
     return error == E_CertIssuerUnknown ? ALERT_UNKNOWN_CA : ALERT_BAD_CERTIFICATE;
 }
 
+/* What ties a ticket to the host and to the root: SHA-256 of both. */
+static void tls_ticket_binding(const x509_query *q, const tls_ticket *k, u8 out[HASH_MAX])
+{
+    hash h;
+    hash_init(&h, SHA256);
+    hash_add(&h, str_span(q->bundle, k->root, k->root + k->root_len));
+    hash_add(&h, q->host);
+    hash_end(&h, out);
+}
+
+/* The session is for the host and root of a chain that was just verified. Of the root's text as
+ * much counts as it has characters of base64, so all but the end of its signature. */
+static void tls_session_start(tls *t)
+{
+    const x509_query *q = &t->query;
+    t->session.chain_until = q->until * 1000;
+    t->session.root = q->root.text.ptr - q->bundle.ptr;
+    t->session.root_len = q->root.size / 3 * 4;
+    tls_ticket_binding(q, &t->session, t->session.binding);
+}
+
+/* Takes up the ticket that is there, if it still fits, and takes it away: each is offered once. */
+static void tls_session_resume(tls *t)
+{
+    u8 binding[HASH_MAX];
+    const tls_ticket *k = t->ticket;
+    if (k->len && t->now < k->until && k->root + k->root_len <= t->query.bundle.len) {
+        tls_ticket_binding(&t->query, k, binding);
+        if (str_eq((str){binding, 32}, (str){k->binding, 32})) {
+            t->session = *k;
+            t->hash = k->hash;
+        }
+    }
+    wipe(t->ticket, (iz)sizeof *t->ticket);
+}
+
 static void tls_certificate(tls *t)
 {
     str certs[TLS_CERTIFICATES_MAX];
@@ -5202,7 +5318,9 @@ static void tls_certificate(tls *t)
     if (!tls_whole(t))
         return;
     err error = x509_verify(&t->query, certs, count);
-    tls_require(t, !error, error, tls_certificate_alert(error));
+    if (!tls_require(t, !error, error, tls_certificate_alert(error)))
+        return;
+    tls_session_start(t);
     t->kept = t->message_len;
 }
 
@@ -5270,24 +5388,38 @@ static void tls_finished(tls *t)
     tls_derive(t, "c ap traffic", client);
     tls_derive_keys(t, &t->receive, "s ap traffic");
     tls_send_flight(t);
+    tls_digest(t);
+    tls_derive(t, "res master", t->resumption);
     copy(t->send.secret, client, HASH_MAX);
     tls_set_keys(t, &t->send);
     wipe(client, HASH_MAX);
     wipe(t->secret, HASH_MAX);
+    wipe(t->session.psk, HASH_MAX);
 }
 
 /* ---- after the handshake: RFC 8446 section 4.6 ---- */
 
-/* The form is checked and the ticket dropped: there is no resumption. A lifetime of over 7 days is
- * the server's mistake, which the RFC has clients shorten rather than refuse. */
+/* The last ticket is kept. A lifetime of over 7 days is the server's mistake, which the RFC has
+ * clients shorten rather than refuse. */
 static void tls_new_session_ticket(tls *t)
 {
-    tls_take(t, 8); /* ticket_lifetime, ticket_age_add */
-    tls_bytes(t, 1, 0);
-    tls_bytes(t, 2, 1);
+    tls_ticket *k = t->ticket;
+    i64 life = tls_number(t, 4);
+    u32 age_add = tls_number(t, 4);
+    str nonce = tls_bytes(t, 1, 0), ticket = tls_bytes(t, 2, 1);
     tls_extensions(t, IN_TICKET, 0);
-    tls_whole(t);
     tls_count(t, &t->tickets, TLS_TICKETS_MAX);
+    if (!tls_whole(t) || !k || nonce.len > CONTEXT_MAX || ticket.len > TLS_TICKET_MAX)
+        return;
+    *k = t->session;
+    k->len = ticket.len;
+    k->hash = t->hash;
+    k->age_add = age_add;
+    k->received = t->now;
+    k->until = earlier(k->chain_until, t->now + earlier(life, TLS_TICKET_LIFE) * 1000);
+    copy(k->ticket, ticket.ptr, ticket.len);
+    hkdf_expand_label(t->hash, tls_secret(t, t->resumption), S("resumption"), nonce, k->psk,
+                      hash_size(t->hash));
 }
 
 /* Whether the handshake is done, without an error since. */
@@ -5361,9 +5493,11 @@ static void tls_message(tls *t, str message, tls_state next, b32 last)
         tls_server_hello(t, message);
         if (!t->receive.on) /* after a HelloRetryRequest */
             next = TLS_WAIT_SERVER_HELLO;
-    } else if (type == TLS_ENCRYPTED_EXTENSIONS)
+    } else if (type == TLS_ENCRYPTED_EXTENSIONS) {
         tls_extensions(t, IN_ENCRYPTED, 0);
-    else if (type == TLS_CERTIFICATE_REQUEST)
+        if (t->resumed)
+            next = TLS_WAIT_FINISHED;
+    } else if (type == TLS_CERTIFICATE_REQUEST)
         tls_certificate_request(t);
     else if (type == TLS_CERTIFICATE)
         tls_certificate(t);
@@ -5535,21 +5669,27 @@ static void tls_work(tls *t)
 /* ---- for the caller ---- */
 
 /* Begins a handshake with the server `host`, a DNS name or IP address in text, and queues the
- * ClientHello. The certificates are judged for the time `now`, in seconds since 1970, and against
- * the roots in `bundle`, PEM text; host and bundle must last until tls_ready. `aes`: the processor
- * has the instructions. The caller wipes its copy of the entropy. */
-static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, b32 aes, str bundle)
+ * ClientHello. The certificates are judged for the time `now`, in ms since 1970, and against the
+ * roots in `bundle`, PEM text; host and bundle must last until tls_ready. `aes`: the processor has
+ * the instructions. `ticket` is what the last connection left, and where this one leaves another;
+ * it may be null. The caller wipes its copy of the entropy. */
+static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, b32 aes, str bundle,
+                      tls_ticket *ticket)
 {
     wipe(t, (iz) __builtin_offsetof(tls, out));
     t->query.host = host;
     t->query.bundle = bundle;
-    t->query.now = now;
+    t->query.now = now / 1000;
+    t->now = now;
     t->aes = aes;
+    t->ticket = ticket;
     t->named = address_of(host, &(address){0}) != E_None;
     t->entropy = *entropy;
     t->group = TLS_X25519;
     hash_init(&t->transcript[SHA256], SHA256);
     hash_init(&t->transcript[SHA384], SHA384);
+    if (ticket)
+        tls_session_resume(t);
     tls_client_hello(t);
     t->out[2] = 1; /* the first record's version is that of TLS 1.0: section 5.1 */
 }
@@ -6157,6 +6297,7 @@ typedef struct {
     b8 heard;    /* a byte of the present answer has come */
     err error;
     tls *tls;       /* made at the first handshake */
+    tls_ticket ticket; /* of the last connection that gave one */
     const u8 *data; /* received, and decrypted: in `buffer`, or in the engine's; */
     iz at, len;     /* bytes of that which are taken, and which there are */
     u8 buffer[CONNECTION_BUFFER];
@@ -6259,6 +6400,7 @@ static void connection_exchange(connection *c, i64 until)
     iz room;
     u8 *at = tls_input_room(c->tls, &room);
     iz n = os_recv(c->fd, at, room, until, &c->error);
+    c->tls->now = os_unix_ms();
     if (n > 0)
         tls_input(c->tls, n);
     else if (!n)
@@ -6283,7 +6425,7 @@ static void connection_handshake(connection *c)
         return;
     }
     os_random((u8 *)&entropy, sizeof entropy);
-    tls_start(c->tls, c->to.host, &entropy, os_unix_ms() / 1000, net->cpu_aes, roots);
+    tls_start(c->tls, c->to.host, &entropy, os_unix_ms(), net->cpu_aes, roots, &c->ticket);
     wipe(&entropy, sizeof entropy);
     connection_flush(c);
     while (!c->error && !tls_ready(c->tls))
@@ -6305,6 +6447,7 @@ static b32 connection_is_idle(connection *c)
         iz n = room ? os_recv(c->fd, at, room, 0, &error) : 0;
         if (n <= 0)
             return n < 0 && error == E_TimedOut;
+        c->tls->now = os_unix_ms();
         tls_input(c->tls, n);
     }
 }

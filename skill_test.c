@@ -5629,6 +5629,10 @@ typedef struct {
     u8 raw_fill;
     iz raw_zeros; /* behind raw */
     b32 raw_bare; /* Y: raw is the whole inner plaintext */
+    b32 tickets;  /* the client takes and offers them */
+    b32 resume;   /* take what it offers; offer_of checks it */
+    i64 later;    /* ms behind PEER_NOW */
+    const char *host, *bundle_more;
 } tls_plot;
 
 typedef struct {
@@ -5650,7 +5654,7 @@ typedef struct {
     u8 flight[200000], wire[2000000];
     iz flight_len, wire_len;
     /* what came from the client */
-    iz hellos, read, ccs_count;
+    iz hellos, read, ccs_count, offers;
     b32 finished, shown_one;
     int alert, updates;
     u8 data[70000];
@@ -5817,6 +5821,8 @@ static void peer_hello(peer *s, b32 retry)
         put_be(&w, (u64)n, 2);
         put(&w, (str){peer_point, n});
     }
+    if (!retry && s->p.resume)
+        put(&w, S("\0\x29\0\2\0\0"));
     w.buf[block] = (u8)((w.len - block - 2) >> 8);
     w.buf[block + 1] = (u8)(w.len - block - 2);
     writer all = {peer_buffer, w.len + 4, w.cap, 0};
@@ -5832,14 +5838,19 @@ static void peer_hello(peer *s, b32 retry)
     peer_message(s, retry ? 'R' : 'H', 2, &all, block);
 }
 
+/* What outlives a connection at the server: the PSK of the ticket "token", and its hash. */
+static u8 peer_psk[HASH_MAX];
+static hash_id peer_psk_hash;
+
 static void peer_handshake_keys(peer *s)
 {
-    u8 shared[32], secret[32] = {7, 7, 7}, digest[HASH_MAX], zeros[HASH_MAX] = {0};
+    u8 shared[32], secret[32] = {7, 7, 7}, digest[HASH_MAX], none[HASH_MAX] = {0};
+    u8 *psk = s->p.resume ? peer_psk : none;
     if (s->group == 0x1d)
         x25519(shared, secret, s->peer_point);
     else
         p256_ecdh(shared, secret, (str){s->peer_point, 65});
-    hkdf_extract(s->hash, S(""), (str){zeros, hash_size(s->hash)}, s->secret);
+    hkdf_extract(s->hash, S(""), (str){psk, hash_size(s->hash)}, s->secret);
     peer_extract(s, (str){shared, 32});
     peer_digest(s, digest);
     peer_derive(s, "c hs traffic", digest, s->c_hs);
@@ -6006,10 +6017,35 @@ static reader peer_vector(reader *r, iz width, iz least)
     return reader_of(peer_bytes(r, width, least));
 }
 
+/* Checks an offer of the ticket: all of pre_shared_key by RFC 8446 section 4.2.11, with the binder
+ * made anew. `before` is the transcript up to this ClientHello. */
+static void peer_offer(peer *s, str hello, reader body, const hash *before)
+{
+    u8 early[HASH_MAX], key[HASH_MAX], digest[HASH_MAX], want[HASH_MAX];
+    iz n = hash_size(peer_psk_hash);
+    reader identities = peer_vector(&body, 2, 7), binders = peer_vector(&body, 2, 33);
+    CHECK(str_eq(peer_bytes(&identities, 2, 1), S("token")));
+    CHECK(read_be(&identities, 4) == (u32)(0x01020304 + s->p.later));
+    CHECK(!reader_left(&identities) && !reader_left(&body) && !body.error);
+    str binder = peer_bytes(&binders, 1, n);
+    CHECK(binder.len == n && !reader_left(&binders) && binders.at == hello.ptr + hello.len);
+    hash fork = *before;
+    hash_add(&fork, str_span(hello, 0, hello.len - n - 3));
+    hkdf_extract(peer_psk_hash, S(""), (str){peer_psk, n}, early);
+    hash_of(peer_psk_hash, S(""), digest);
+    hkdf_expand_label(peer_psk_hash, (str){early, n}, S("res binder"), (str){digest, n}, key, n);
+    hkdf_expand_label(peer_psk_hash, (str){key, n}, S("finished"), S(""), key, n);
+    hash_end(&fork, digest);
+    hmac(peer_psk_hash, (str){key, n}, (str){digest, n}, want);
+    CHECK(str_eq(binder, (str){want, n}));
+    s->offers++;
+}
+
 /* Takes a ClientHello from what the client sent: its key share and session id. */
 static void peer_client_hello(peer *s, str message)
 {
     reader r = reader_of(str_span(message, 4, message.len));
+    hash before = s->both[peer_psk_hash];
     hash_add(&s->both[0], message);
     hash_add(&s->both[1], message);
     CHECK(read_be(&r, 2) == 0x0303);
@@ -6031,6 +6067,10 @@ static void peer_client_hello(peer *s, str message)
             str share = peer_bytes(&list, 2, 32);
             CHECK(share.len == (s->group == 0x1d ? 32 : 65) && !reader_left(&list));
             copy(s->peer_point, share.ptr, share.len <= 65 ? share.len : 65);
+        }
+        if (type == 41) {
+            CHECK(!reader_left(&block)); /* it must be the last */
+            peer_offer(s, message, body, &before);
         }
     }
     CHECK(!block.error);
@@ -6064,6 +6104,14 @@ static void peer_client_messages(peer *s, str content)
         } else
             check_at(__FILE__, __LINE__, 0, "a message that the client may send");
         hash_add(&s->behind, (str){from, r.at - from});
+        if (type == 20 && s->p.tickets) { /* the PSK of the ticket: section 4.6.1 */
+            iz n = hash_size(s->hash);
+            hash fork = s->behind;
+            hash_end(&fork, digest);
+            peer_derive(s, "res master", digest, expected);
+            hkdf_expand_label(s->hash, (str){expected, n}, S("resumption"), S("\0\1"), peer_psk, n);
+            peer_psk_hash = s->hash;
+        }
     }
 }
 
@@ -6128,6 +6176,8 @@ typedef struct {
 static const tls_entropy client_entropy = {
     {1, 2, 3}, {4, 5, 6}, {7, 8, 9, [31] = 1}, {10, 11, 12, [31] = 1}};
 
+static tls_ticket client_ticket; /* what outlives a connection at the client */
+
 static void client_take(tls_user *c)
 {
     str out = tls_output(&c->t);
@@ -6140,9 +6190,12 @@ static void client_start(tls_user *c, const tls_plot *p)
 {
     memset(c, 0, sizeof *c);
     memset(&c->t, 0xee, sizeof c->t); /* what an earlier connection has left */
-    str host = p->by_address ? S("127.0.0.1") : S("test.example");
-    str bundle = {(const u8 *)peer_root, (iz)sizeof peer_root - 1};
-    tls_start(&c->t, host, &client_entropy, PEER_NOW, !p->no_aes, bundle);
+    str host = p->by_address ? S("127.0.0.1") : p->host ? unit_str(p->host) : S("test.example");
+    static char roots[2000];
+    unit_print(roots, sizeof roots, "%s%s", p->bundle_more ? p->bundle_more : "", peer_root);
+    i64 now = PEER_NOW * 1000ll + p->later;
+    tls_start(&c->t, host, &client_entropy, now, !p->no_aes, unit_str(roots),
+              p->tickets ? &client_ticket : 0);
     client_take(c);
 }
 
@@ -6995,6 +7048,232 @@ static b32 tls_test_aes(void)
 #endif
 }
 
+/* Takes a ticket by a full handshake, which the plan may change; it must then be there, or not. */
+static void resume_first(const tls_plot *first, b32 kept)
+{
+    tls_plot p = *first;
+    p.tickets = 1;
+    p.order = p.order ? p.order : TLST_GOOD "T|DA";
+    memset(&client_ticket, 0, sizeof client_ticket);
+    plan_run(&p);
+    CHECK(!the_client.t.error && the_peer.offers == 0 && the_client.plain_len == 5);
+    CHECK((client_ticket.len > 0) == kept);
+}
+
+#define RESUMED "H|1SEF|2"
+
+/* A ticket is offered once, to the same host under the same root while it is valid, with any suite
+ * of the same hash; the handshake then has no certificate. A server that does not take it goes on
+ * as ever. */
+static void test_tls_resumption(void)
+{
+    static const struct {
+        const char *what;
+        tls_plot first, second;
+        i32 offers;
+        b32 kept;
+    } rows[] = {
+        {"ChaCha20", {0}, {.resume = 1, .order = RESUMED "DA"}, 1, 1},
+        {"AES-128", {.suite = 0x1301}, {.suite = 0x1301, .resume = 1, .order = RESUMED "DA"}, 1, 1},
+        {"AES-256", {.suite = 0x1302}, {.suite = 0x1302, .resume = 1, .order = RESUMED "DA"}, 1, 1},
+        {"another suite of the hash",
+         {0},
+         {.suite = 0x1301, .resume = 1, .order = RESUMED "DA"},
+         1,
+         1},
+        {"not taken", {0}, {0}, 1, 1},
+        {"not taken, another hash", {0}, {.suite = 0x1302}, 1, 1},
+        {"after a retry",
+         {0},
+         {.retry = "R|S", .group = 0x17, .resume = 1, .order = RESUMED "DA"},
+         2,
+         1},
+        {"after a retry with a cookie",
+         {0},
+         {.retry = "R|",
+          .letter = 'R',
+          .more = "002c00050003aabbcc",
+          .resume = 1,
+          .order = RESUMED "DA"},
+         2,
+         1},
+        {"a retry to another hash", {0}, {.retry = "R|S", .group = 0x17, .suite = 0x1302}, 1, 1},
+        {"a retry, not taken", {0}, {.retry = "R|S", .group = 0x17}, 2, 1},
+        {"an hour and a bit later",
+         {0},
+         {.later = 3600123, .resume = 1, .order = RESUMED "DA"},
+         1,
+         1},
+        {"at the end of its two hours",
+         {0},
+         {.later = 7199999, .resume = 1, .order = RESUMED "DA"},
+         1,
+         1},
+        {"too late", {0}, {.later = 7200000}, 0, 1},
+        {"another host", {0}, {.by_address = 1}, 0, 1},
+        {"another bundle before the root", {0}, {.bundle_more = "#\n"}, 0, 1},
+        {"another hash when offered is its own",
+         {.suite = 0x1302},
+         {.suite = 0x1302, .resume = 1, .order = RESUMED "DA"},
+         1,
+         1},
+        {"no lifetime", {.letter = 'T', .flip = {{2, 0x1c}, {3, 0x20}}}, {0}, 0, 1},
+        {"no ticket", {.order = TLST_GOOD "DA"}, {0}, 0, 0},
+        {"a nonce too long to use",
+         {.order = TLST_GOOD "M|DA",
+          .message = "04000053"
+                     "00001c20"
+                     "01020304"
+                     "41"
+                     "0000000000000000000000000000000000000000000000000000000000000000"
+                     "000000000000000000000000000000000000000000000000000000000000000000"
+                     "0005"
+                     "746f6b656e"
+                     "0000"},
+         {0},
+         0,
+         0},
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        tls_plot p = rows[i].second;
+        int before = failed;
+        p.tickets = 1;
+        resume_first(&rows[i].first, rows[i].kept);
+        plan_run(&p);
+        check_row(__LINE__, E_None, the_client.t.error, rows[i].what);
+        CHECK(the_peer.offers == rows[i].offers && the_peer.finished && the_peer.alert < 0);
+        CHECK(the_client.plain_len == 5 && the_client.t.resumed == p.resume);
+        CHECK((the_client.t.query.path_len == 0) == p.resume);
+        CHECK(client_ticket.len == 0); /* used up, and the second server gave none */
+        if (failed > before)
+            fprintf(stderr, "  in: %s\n", rows[i].what);
+    }
+}
+
+/* A chain of resumptions: each gives the ticket for the next, bound as the first was. */
+static void test_tls_resumption_chain(void)
+{
+    tls_plot p = {.tickets = 1, .resume = 1, .order = RESUMED "T|DA"};
+    resume_first(&(tls_plot){0}, 1);
+    i64 chain_until = client_ticket.chain_until;
+    for (int i = 1; i < 5; i++) {
+        p.later = 0;
+        plan_run(&p);
+        CHECK(!the_client.t.error && the_client.t.resumed && the_peer.offers == 1);
+        CHECK(client_ticket.len == 5 && client_ticket.chain_until == chain_until);
+    }
+    client_ticket.chain_until = (PEER_NOW - 1) * 1000ll; /* as if the certificates had expired */
+    client_ticket.until = client_ticket.chain_until;
+    p = (tls_plot){.tickets = 1};
+    plan_run(&p);
+    CHECK(!the_client.t.error && the_peer.offers == 0);
+}
+
+/* What a server may not do with a ticket, with the alert. */
+static void test_tls_resumption_refused(void)
+{
+    static const struct {
+        const char *what;
+        err error;
+        int alert;
+        b32 offer;
+        tls_plot p;
+    } rows[] = {
+        {"taken though not offered",
+         E_TlsExtensionUnasked,
+         110,
+         0,
+         {.resume = 1, .order = RESUMED}},
+        {"the second of one",
+         E_TlsTicket,
+         47,
+         1,
+         {.resume = 1, .order = "H|", .letter = 'H', .cut = 6, .more = "002900020001"}},
+        {"a suite of another hash",
+         E_TlsTicket,
+         47,
+         1,
+         {.resume = 1, .suite = 0x1302, .order = "H|"}},
+        {"a longer answer",
+         E_TlsMessageForm,
+         50,
+         1,
+         {.resume = 1, .order = "H|", .letter = 'H', .cut = 6, .more = "0029000300000000"}},
+        {"an answer of a byte",
+         E_TlsMessageForm,
+         50,
+         1,
+         {.resume = 1, .order = "H|", .letter = 'H', .cut = 6, .more = "0029000100"}},
+        {"twice",
+         E_TlsExtensionTwice,
+         47,
+         1,
+         {.resume = 1, .order = "H|", .letter = 'H', .more = "002900020000"}},
+        {"in EncryptedExtensions",
+         E_TlsExtensionPlace,
+         47,
+         1,
+         {.order = "H|1SE|", .letter = 'E', .more = "002900020000"}},
+        {"in HelloRetryRequest",
+         E_TlsExtensionPlace,
+         47,
+         1,
+         {.retry = "R|", .order = "", .group = 0x17, .letter = 'R', .more = "002900020000"}},
+        {"taken, with a certificate all the same",
+         E_TlsMessageOrder,
+         10,
+         1,
+         {.resume = 1, .order = "H|1SEC|"}},
+        {"taken, with a certificate asked for",
+         E_TlsMessageOrder,
+         10,
+         1,
+         {.resume = 1, .order = "H|1SEQ|"}},
+        {"taken, with a wrong Finished",
+         E_TlsFinished,
+         51,
+         1,
+         {.resume = 1, .order = "H|1SEF|", .letter = 'F', .flip = {{0, 1}}}},
+        {"taken without a key share",
+         E_TlsExtensionMissing,
+         109,
+         1,
+         {.resume = 1, .order = "H|", .letter = 'H', .cut = 46, .more = "002900020000"}},
+        {"not taken, and no certificate", E_TlsMessageOrder, 10, 1, {.order = "H|1SEF|"}},
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        tls_plot p = rows[i].p;
+        int before = failed;
+        resume_first(&(tls_plot){0}, 1);
+        p.tickets = rows[i].offer;
+        plan_run(&p);
+        check_row(__LINE__, rows[i].error, the_client.t.error, rows[i].what);
+        CHECK(the_peer.alert == rows[i].alert && !the_peer.finished);
+        for (iz k = 0; k < HASH_MAX; k++)
+            CHECK(!the_client.t.session.psk[k]);
+        if (failed > before)
+            fprintf(stderr, "  in: %s, alert %d\n", rows[i].what, the_peer.alert);
+    }
+}
+
+/* RFC 8448, section 4: from the resumption PSK to the binder, whose transcript hash is given. */
+static void test_tls_rfc8448_binder(void)
+{
+    tls *t = &the_client.t;
+    u8 out[HASH_MAX];
+    memset(t, 0, sizeof *t);
+    t->hash = SHA256;
+    tls_unhex("4ecd0eb6ec3b4d87f5d6028f922ca4c5851a277fd41311c9e62d2c9492e1c4f3", t->session.psk);
+    tls_binder_key(t);
+    CHECK(
+        hex_is(t->secret, 32, "9b2188e9b2fc6d64d71dc329900e20bb41915000f678aa839cbb797cb7d8332c"));
+    CHECK(hex_is(t->send.secret, 32,
+                 "69fe131a3bbad5d63c64eebcc30e395b9d8107726a13d074e389dbc8a4e47256"));
+    tls_unhex("63224b2e4573f2d3454ca84b9d009a04f6be9e05711a8396473aefa01e924a14", t->digest);
+    tls_verify_data(t, &t->send, out);
+    CHECK(hex_is(out, 32, "3add4fb2d8fdf822a0ca3cf7678ef5e88dae990141c5924d57bb6fa31b9e5f9d"));
+}
+
 static void test_tls_accepted(void)
 {
     static const acceptance rows[] = {
@@ -7446,7 +7725,7 @@ static void test_tls_certificate_errors(void)
         memset(c, 0, sizeof *c);
         str host = {(const u8 *)rows[i].host, (iz)strlen(rows[i].host)};
         str bundle = {(const u8 *)rows[i].bundle, (iz)strlen(rows[i].bundle)};
-        tls_start(&c->t, host, &client_entropy, rows[i].now, 1, bundle);
+        tls_start(&c->t, host, &client_entropy, rows[i].now * 1000ll, 1, bundle, 0);
         client_take(c);
         peer_read(&the_peer, (str){c->sent, c->sent_len});
         peer_run(&the_peer, p.order);
@@ -16425,7 +16704,8 @@ static const char peers_script[] =
     "  \"$@\" >log 2>&1 </dev/null & pid=$!; k=0\n"
     "  while ! ports | grep -qi \":$(printf %04X $port) .* 0A \" && [ $k -lt 100 ]; do\n"
     "    sleep 0.05; k=$((k + 1)); done\n"
-    "  timeout 20 $get get -v https://localhost:$port/reply >out 2>err\n"
+    "  timeout 20 $get get -v https://localhost:$port/reply ${twice:+$twice:$port/reply} \\\n"
+    "    >out 2>err\n"
     "  if grep -q -- \"$want\" out err; then echo \"ok $name\"\n"
     "  else echo \"BAD $name\"; cat err out | head -c 3000; fi\n"
     "  kill $pid; wait $pid 2>/dev/null; port=$((port + 1)); }\n"
@@ -16456,6 +16736,13 @@ static const char peers_script[] =
     "try 'openssl KeyUpdate' yyyyzzzz rekey\n"
     "[ $(grep -c '>>>.* KeyUpdate' said) = 4 ] && [ $(grep -c '<<<.* KeyUpdate' said) = 3 ] &&\n"
     "  echo 'ok openssl, as many KeyUpdates as asked for' || echo \"BAD KeyUpdates $(cat said)\"\n"
+    "twice=https://localhost\n"
+    "try 'openssl resumes' 'resumed by' ossl\n"
+    "try 'openssl resumes, AES-256' 'resumed by' ossl -ciphersuites TLS_AES_256_GCM_SHA384\n"
+    "try 'openssl resumes, retry' 'resumed by' ossl -groups P-256\n"
+    "try 'openssl resumes, stateful' 'resumed by' ossl -no_ticket\n"
+    "try 'openssl resumes, asks' 'resumed by' ossl -verify 3 -CAfile root.pem\n"
+    "twice=\n"
     "try 'openssl TLS 1.2' TlsVersion ossl -tls1_2\n"
     "try 'openssl P-384 group' TlsNothingShared ossl -groups P-384\n"
     "for leaf in leaf-rsa leaf-p384; do try \"openssl $leaf\" yyyy ossl -cert $leaf.pem -key "
@@ -16475,6 +16762,10 @@ static const char peers_script[] =
     "try 'gnutls ChaCha' TLS_CHACHA20_POLY1305_SHA256 gnu $n --priority "
     "$p:-CIPHER-ALL:+CHACHA20-POLY1305\n"
     "try 'gnutls AES-256' TLS_AES_256_GCM_SHA384 gnu $n --priority $p:-CIPHER-ALL:+AES-256-GCM\n"
+    "twice=https://localhost\n"
+    "try 'gnutls resumes' 'resumed by' gnu $n --priority $p\n"
+    "try 'gnutls resumes, retry' 'resumed by' gnu $n --priority $p:-GROUP-ALL:+GROUP-SECP256R1\n"
+    "twice=\n"
     "try 'gnutls TLS 1.2' TlsNothingShared gnu $n --priority NORMAL:-VERS-ALL:+VERS-TLS1.2\n"
     "ngx() { cat >nginx.conf <<END\n"
     "daemon off; master_process off; pid $PWD/nginx.pid; error_log $PWD/nginx.log; events {}\n"
@@ -16489,6 +16780,10 @@ static const char peers_script[] =
     "try 'nginx retry' 'secp256r1 by Hello' ngx 'ssl_ecdh_curve prime256v1;'\n"
     "try 'nginx asks' yyyy ngx 'ssl_verify_client optional; ssl_client_certificate root.pem;'\n"
     "try 'nginx small records' yyyy ngx 'ssl_buffer_size 1k;'\n"
+    "twice=https://localhost\n"
+    "try 'nginx resumes' 'resumed by' ngx\n"
+    "try 'nginx resumes, AES-256' 'resumed by' ngx \\\n"
+    "  'ssl_conf_command Ciphersuites TLS_AES_256_GCM_SHA384;'\n"
     "cat leaf.chain leaf.key >all.pem\n"
     "hap() { cat >hap.cfg <<END\n"
     "defaults\n mode http\n timeout client 5s\n timeout server 5s\n timeout connect 5s\n"
@@ -16499,6 +16794,8 @@ static const char peers_script[] =
     "command -v haproxy >/dev/null || exit 0\n"
     "try haproxy yyyy hap 'alpn http/1.1'\n"
     "try 'haproxy retry' 'secp256r1 by Hello' hap 'curves P-256'\n"
+    "try 'haproxy resumes' 'resumed by' hap\n"
+    "twice=\n"
     "try 'haproxy asks' yyyy hap 'verify optional ca-file root.pem'\n";
 
 /* A directory with the certificates, or false and a skip that says what to install. */
@@ -16586,11 +16883,12 @@ static void https_start(https_world *h, const world *w)
     FILE *f = fopen(path, "w");
     fprintf(f,
             "daemon off; master_process off; pid %s/pid; error_log %s/nginx.log; events {}\n"
-            "http { access_log off; client_body_temp_path t; proxy_temp_path t;\n"
+            "http { log_format how '$ssl_session_reused'; access_log %s/how how;\n"
+            "client_body_temp_path t; proxy_temp_path t; keepalive_requests 2;\n"
             "fastcgi_temp_path t; uwsgi_temp_path t; scgi_temp_path t; ssl_protocols TLSv1.3;\n"
             "proxy_redirect off; proxy_http_version 1.1; proxy_set_header Host $http_host;\n"
             "proxy_set_header Connection \"\";\n",
-            h->dir, h->dir);
+            h->dir, h->dir, h->dir);
     for (int i = 0; i < HTTPS_PORTS; i++)
         fprintf(f,
                 "server { listen 127.0.0.1:%d ssl; ssl_certificate %s.chain;\n"
@@ -16645,7 +16943,22 @@ static void https_open(https_world *h, world *w)
     world_env_format(w, "Skill__SkillApiUrl=https://localhost:%d", h->port[HTTPS_PREFS]);
 }
 
-/* The three intents by real connections with a real chain, kept and replaced. */
+/* How many requests came by a connection that was resumed ('r') or not ('.'). */
+static int https_count(const https_world *h, char how)
+{
+    char path[100];
+    int n = 0;
+    snprintf(path, sizeof path, "%s/how", h->dir);
+    FILE *f = fopen(path, "r");
+    for (int c; f && (c = fgetc(f)) != EOF;)
+        n += c == how;
+    if (f)
+        fclose(f);
+    return n;
+}
+
+/* The three intents by real connections with a real chain, kept and replaced: the server closes
+ * each after two requests. */
 static void e2e_https_good(https_world *h)
 {
     world w;
@@ -16663,6 +16976,7 @@ static void e2e_https_good(https_world *h)
         }
     }
     CHECK(!text_has(&w.log, "ERROR"));
+    CHECK(https_count(h, 'r') >= 3 && https_count(h, '.') >= 3); /* resumed, and not */
     https_stop(h);
     CHECK(e2e_ask(&w, &e2e_victoria, &heard) == 'r' && strcasestr(heard.ptr, "sorry"));
     CHECK(text_has(&w.log, "ConnectRefused"));
@@ -18160,6 +18474,8 @@ static void get_tell_tls(const tls *t)
     get_tell("TLS 1.3, %s, %s%s", t->suite ? suites[t->suite - 0x1301] : "no suite",
              t->group == TLS_X25519 ? "x25519" : "secp256r1",
              t->retried ? " by HelloRetryRequest" : "");
+    if (t->resumed)
+        get_tell("resumed by a ticket of the connection before");
     if (!t->query.path_len)
         return;
     char path[200] = "";
@@ -18210,20 +18526,69 @@ static err get_resolve(network *net, str where, const origin *to)
 
 static int get_usage(void)
 {
-    fprintf(stderr, "usage: skill_test get [-v] [--resolve HOST:PORT:ADDRESS] URL\n");
+    fprintf(stderr, "usage: skill_test get [-v] [--resolve HOST:PORT:ADDRESS] URL...\n");
     return 2;
 }
 
-/* Status line (without the phrase, which the client does not keep) and body go to stdout; the
- * error's name and sentence to stderr. What the client takes for an answer is success, a 404 too;
- * one that is still 408, 429 or 5xx after its repeats is printed, and an error. */
+/* With -v: the addresses, then the connection with all that is known of it. */
+static err get_open(connection *c, i64 deadline)
+{
+    dns_answer found;
+    err error = dns_resolve(&c->net->dns, c->to.host, deadline, &found);
+    for (iz i = 0; i < found.count; i++) {
+        found.at[i].port = c->to.port;
+        get_tell("address of %.*s: %s", (int)c->to.host.len, c->to.host.ptr,
+                 get_address(&found.at[i]));
+    }
+    if (!error)
+        error = connection_open(c, deadline);
+    if (c->tls)
+        get_tell_tls(c->tls);
+    c->kept = 0;
+    return error;
+}
+
+/* Fetches one URL. Status line (without the phrase, which the client does not keep) and body go to
+ * stdout; the error's name and sentence to stderr. What the client takes for an answer is success,
+ * a 404 too; one that is still 408, 429 or 5xx after its repeats is printed, and an error. */
+static int get_one(connection *c, network *net, const char *place, str resolve)
+{
+    origin to;
+    http_response r = {0};
+    iz tries = 0;
+    i64 deadline = os_monotonic() + INVOCATION_BUDGET;
+    str whole = unit_str(place), target = str_cut(&whole, '#');
+    err error = url_origin(&target, 0, &to);
+    if (!error && !origin_is_safe(&to))
+        error = E_UrlInsecure;
+    if (!error && resolve.ptr)
+        error = get_resolve(net, resolve, &to);
+    if (error)
+        return get_failed(error);
+    connection_init(c, net, to);
+    if (get_state.tell)
+        error = get_open(c, deadline);
+    if (!error)
+        error = http_get(c, target, S(""), deadline, unit_arena(), &r, &tries);
+    get_tell("%s, %d requests", error ? unit_error(error) : "answered", (int)tries);
+    if (error && error != E_HttpBusy)
+        return get_failed(error);
+    get_tell("status %d, %td bytes", r.status, r.body.len);
+    printf("HTTP/1.1 %d\n", r.status);
+    fwrite(r.body.ptr, 1, (size_t)r.body.len, stdout);
+    fflush(stdout);
+    connection_close(c);
+    return error ? get_failed(error) : 0;
+}
+
+/* One URL after another, each over a connection of its own; a ticket is kept between them. */
 static int command_get(int count, char **args)
 {
     extern char **environ;
     static u8 memory[PROCESS_BYTES] __attribute__((aligned(16)));
     static connection c;
     static network net;
-    arena process = arena_of(memory, countof(memory)), *a = unit_arena();
+    arena process = arena_of(memory, countof(memory));
     str resolve = {0, 0};
     for (; count && args[0][0] == '-'; args++, count--) {
         if (!strcmp(args[0], "-v"))
@@ -18233,47 +18598,14 @@ static int command_get(int count, char **args)
         else
             return get_usage();
     }
-    if (count != 1)
+    if (count < 1)
         return get_usage();
     get_state.start = get_state.last = os_monotonic();
     net = (network){.process = &process, .env = (const char *const *)environ};
-    origin to;
-    str whole = unit_str(args[0]), target = str_cut(&whole, '#');
-    err error = url_origin(&target, 0, &to);
-    if (!error && !origin_is_safe(&to))
-        error = E_UrlInsecure;
-    if (!error && resolve.ptr)
-        error = get_resolve(&net, resolve, &to);
-    if (error)
-        return get_failed(error);
-    connection_init(&c, &net, to);
-    http_response r = {0};
-    iz tries = 0;
-    i64 deadline = os_monotonic() + INVOCATION_BUDGET;
-    if (get_state.tell) {
-        dns_answer found;
-        error = dns_resolve(&net.dns, to.host, deadline, &found);
-        for (iz i = 0; i < found.count; i++) {
-            found.at[i].port = to.port;
-            get_tell("address of %.*s: %s", (int)to.host.len, to.host.ptr,
-                     get_address(&found.at[i]));
-        }
-        if (!error)
-            error = connection_open(&c, deadline);
-        if (c.tls)
-            get_tell_tls(c.tls);
-        c.kept = 0;
-    }
-    if (!error)
-        error = http_get(&c, target, S(""), deadline, a, &r, &tries);
-    get_tell("%s, %d requests", error ? unit_error(error) : "answered", (int)tries);
-    if (error && error != E_HttpBusy)
-        return get_failed(error);
-    get_tell("status %d, %td bytes", r.status, r.body.len);
-    printf("HTTP/1.1 %d\n", r.status);
-    fwrite(r.body.ptr, 1, (size_t)r.body.len, stdout);
-    connection_close(&c);
-    return error ? get_failed(error) : 0;
+    int wrong = 0;
+    for (; count; count--)
+        wrong |= get_one(&c, &net, *args++, resolve);
+    return wrong;
 }
 
 #ifdef FUZZ
@@ -18522,6 +18854,10 @@ static const struct {
     {"tls_refused_records", test_tls_refused_records},
     {"tls_refused_bits", test_tls_refused_bits},
     {"tls_accepted", test_tls_accepted},
+    {"tls_resumption", test_tls_resumption},
+    {"tls_resumption_chain", test_tls_resumption_chain},
+    {"tls_resumption_refused", test_tls_resumption_refused},
+    {"tls_rfc8448_binder", test_tls_rfc8448_binder},
     {"tls_largest_records", test_tls_largest_records},
     {"tls_certificate_rubbish", test_tls_certificate_rubbish},
     {"tls_splits", test_tls_splits},
