@@ -5329,7 +5329,7 @@ static void x509_random_chain(FILE *f, int n, u64 *seed, const char *host, b32 s
     static const char usage[] = "keyCertSign keyCertSign,cRLSign keyCertSign keyCertSign "
                                 "keyCertSign digitalSignature";
     static const char names[] =
-        "~ ~ ~ ~ ~nameConstraints=critical,permitted;DNS:good.test "
+        "~ ~ ~ ~ ~ ~ ~ ~nameConstraints=critical,permitted;DNS:good.test "
         "~nameConstraints=critical,permitted;DNS:test "
         "~nameConstraints=critical,excluded;DNS:b.test "
         "~nameConstraints=critical,permitted;DNS:other.test "
@@ -5340,6 +5340,7 @@ static void x509_random_chain(FILE *f, int n, u64 *seed, const char *host, b32 s
                                    "~extendedKeyUsage=clientAuth "
                                    "~extendedKeyUsage=serverAuth";
     static const char sans[] = "DNS:a.good.test DNS:*.good.test DNS:good.test,DNS:a.good.test "
+                               "DNS:a.good.test,DNS:b.test DNS:*.good.test,DNS:good.test "
                                "DNS:*.a.good.test DNS:A.GOOD.test DNS:*.test "
                                "DNS:x.test,DNS:a.good.test "
                                "DNS:a.good.test,IP:10.1.2.3 DNS:w*.good.test";
@@ -5368,7 +5369,7 @@ static void test_x509_openssl_random(void)
     FILE *f = fopen(text, "w");
     for (int i = 0; i < CHAINS; i++) {
         snprintf(hosts[i], sizeof hosts[i], "%s",
-                 x509_choice(&seed, "a.good.test a.good.test good.test b.a.good.test x.test"));
+                 x509_choice(&seed, "a.good.test a.good.test a.good.test good.test b.a.good.test x.test"));
         x509_random_chain(f, i, &seed, hosts[i], i % 3 == 0);
     }
     fclose(f);
