@@ -103,6 +103,7 @@ enum {
 
     JSON_DEPTH = 1000,  /* open brackets; real events and answers stay under 20 */
     JSON_PATH_MAX = 64, /* a longer path of names cannot be one that the program asks for */
+    JSON_WALKS = 4,     /* one inside another: an event's resolutions need them all */
 
     LABEL_MAX = 32,   /* bytes of a label of TLS 1.3 without "tls13 "; the longest has 12 */
     CONTEXT_MAX = 64, /* its context is empty or a transcript hash: SHA-512's would fit */
@@ -1044,22 +1045,37 @@ typedef enum {
     JSON_WANT_NOTHING,
 } json_want;
 
+/* A walk through the members of an object, and of objects in it, that have one of the wanted
+ * paths: "user.accessToken" is the member accessToken of the member user. */
+typedef struct {
+    str paths;   /* separated by blanks */
+    u32 seen;    /* which of them have been met: bit i for path i */
+    iz outside;  /* the depth outside the object */
+    writer path; /* of the object that the walk is in */
+    u8 room[JSON_PATH_MAX];
+} json_walk;
+
 typedef struct {
     reader in;
     json_want want;
     json_kind kind; /* the last token, */
     str text;       /* and its text: a string without its quotes, or a number */
     iz depth;
+    arena *arena;    /* for texts that hold an escape */
+    json_walk *walk; /* the innermost; the first of `walks` is none */
+    json_walk walks[1 + JSON_WALKS];
     b8 object[JSON_DEPTH + 1]; /* is the bracket open at that depth that of an object */
 } json;
 
-static void json_start(json *j, str text)
+static void json_start(json *j, str text, arena *a)
 {
     j->in = reader_of(text);
     j->want = JSON_WANT_VALUE;
     j->kind = JSON_END;
     j->text = S("");
     j->depth = 0;
+    j->arena = a;
+    j->walk = j->walks;
     j->object[0] = 0;
 }
 
@@ -1306,26 +1322,19 @@ static void json_put_text(writer *w, str raw)
             put_byte(w, read_byte(&r));
 }
 
-/* A walk through the members of an object, and of objects in it, that have one of the wanted
- * paths: "user.accessToken" is the member accessToken of the member user. */
-typedef struct {
-    json *json;
-    str paths;   /* separated by blanks */
-    u32 seen;    /* which of them have been met: bit i for path i */
-    iz outside;  /* the depth outside the object */
-    writer path; /* of the object that the walk is in */
-    u8 room[JSON_PATH_MAX];
-} json_walk;
-
-/* Enters the next value if it is an object; else steps over it and gives false. */
-static b32 json_walk_start(json_walk *walk, json *j, const char *paths)
+/* Enters the next value if it is an object, for a walk that json_walk_next is to end; else steps
+ * over it and gives false. */
+static b32 json_walk_start(json *j, const char *paths)
 {
-    walk->json = j;
+    if (!json_enter(j, JSON_OBJECT))
+        return 0;
+    json_walk *walk = ++j->walk;
+    invariant(walk <= j->walks + JSON_WALKS);
     walk->paths = str_of_array(paths, URL_MAX);
     walk->seen = 0;
-    walk->outside = j->depth;
+    walk->outside = j->depth - 1;
     walk->path = writer_of(walk->room, countof(walk->room));
-    return json_enter(j, JSON_OBJECT);
+    return 1;
 }
 
 /* Goes into the member that has just been named, as far as the path tells. A name that does not
@@ -1374,15 +1383,17 @@ static void json_walk_out(json_walk *walk)
 
 /* Moves to the next member that is wanted and gives the index of its path; the caller then reads
  * its value. All other members are stepped over, and so is each one that repeats a name of its
- * object: the first one counts, whatever its value. -1 when the object has been left. */
-static i32 json_walk_next(json_walk *walk)
+ * object: the first one counts, whatever its value. -1 when the object, and so the walk, has been
+ * left. */
+static i32 json_walk_next(json *j)
 {
-    json *j = walk->json;
+    json_walk *walk = j->walk;
     for (;;) {
         json_kind kind = json_next(j);
         if (kind == JSON_OBJECT_END && j->depth > walk->outside) {
             json_walk_out(walk);
         } else if (kind != JSON_NAME) {
+            j->walk--;
             return -1;
         } else if (!json_walk_in(walk, j->text)) {
             json_skip(j);
@@ -1401,7 +1412,7 @@ static i32 json_walk_next(json_walk *walk)
 
 /* The next value as text, decoded into the arena where it holds an escape. null, like a member
  * that is not there, gives a null pointer; a value of any other kind gives "". */
-static str json_text(json *j, arena *a)
+static str json_text(json *j)
 {
     json_kind kind = json_skip(j);
     if (kind == JSON_NULL)
@@ -1411,11 +1422,11 @@ static str json_text(json *j, arena *a)
     str raw = j->text;
     if (str_find(raw, '\\') < 0)
         return raw;
-    writer w = arena_writer(a, raw.len); /* an escape is never shorter than what it stands for */
+    writer w = arena_writer(j->arena, raw.len); /* no escape is shorter than what it stands for */
     json_put_text(&w, raw);
     if (w.error)
         json_fail(j, E_OutOfMemory);
-    return arena_keep(a, &w);
+    return arena_keep(j->arena, &w);
 }
 
 /* The next value as a whole number up to `max`, or -1 for everything else. */
@@ -7249,21 +7260,19 @@ typedef struct {
 } alexa_request;
 
 /* One authority: {"status": {"code"}, "values": [{"value": {"name", "id"}}, ...]}. Of the values
- * the first one counts, and none unless the code is ER_SUCCESS_MATCH; members come in any order.
- * With walks of its caller's in the same frame the code would be larger. */
-__attribute__((noinline)) static b32 alexa_parse_authority(json *j, arena *a, alexa_request *r)
+ * the first one counts, and none unless the code is ER_SUCCESS_MATCH; members come in any order. */
+static b32 alexa_parse_authority(json *j, alexa_request *r)
 {
-    json_walk walk, inner;
     str code = S(""), found[2] = {S(""), S("")};
-    if (!json_walk_start(&walk, j, "status.code values"))
+    if (!json_walk_start(j, "status.code values"))
         return 0;
-    for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
+    for (i32 i; (i = json_walk_next(j)) >= 0;) {
         if (i == 0)
-            code = json_text(j, a);
+            code = json_text(j);
         else if (json_enter(j, JSON_ARRAY) && json_element(j)) {
-            if (json_walk_start(&inner, j, "value.name value.id"))
-                while ((i = json_walk_next(&inner)) >= 0)
-                    found[i] = json_text(j, a);
+            if (json_walk_start(j, "value.name value.id"))
+                while ((i = json_walk_next(j)) >= 0)
+                    found[i] = json_text(j);
             while (json_element(j))
                 json_skip(j);
         }
@@ -7275,19 +7284,18 @@ __attribute__((noinline)) static b32 alexa_parse_authority(json *j, arena *a, al
     return 1;
 }
 
-static void alexa_parse_resolutions(json *j, arena *a, alexa_request *r)
+static void alexa_parse_resolutions(json *j, alexa_request *r)
 {
-    json_walk walk;
     b32 matched = 0;
-    if (!json_walk_start(&walk, j, "resolutionsPerAuthority"))
+    if (!json_walk_start(j, "resolutionsPerAuthority"))
         return;
-    while (json_walk_next(&walk) >= 0)
+    while (json_walk_next(j) >= 0)
         if (json_enter(j, JSON_ARRAY))
             while (json_element(j)) {
                 if (matched)
                     json_skip(j);
                 else
-                    matched = alexa_parse_authority(j, a, r);
+                    matched = alexa_parse_authority(j, r);
             }
 }
 
@@ -7296,15 +7304,14 @@ static void alexa_parse_resolutions(json *j, arena *a, alexa_request *r)
 static err alexa_parse(str event, arena *a, alexa_request *r)
 {
     json j;
-    json_walk walk;
     *r = (alexa_request){0};
-    json_start(&j, event);
-    if (json_walk_start(&walk, &j, alexa_paths()))
-        for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
+    json_start(&j, event, a);
+    if (json_walk_start(&j, alexa_paths()))
+        for (i32 i; (i = json_walk_next(&j)) >= 0;) {
             if (i == ALEXA_RESOLUTIONS)
-                alexa_parse_resolutions(&j, a, r);
+                alexa_parse_resolutions(&j, r);
             else
-                r->member[i] = json_text(&j, a);
+                r->member[i] = json_text(&j);
         }
     err error = json_finish(&j);
     return error ? error : r->member[ALEXA_TYPE].len ? E_None : E_NotAnAlexaRequest;
@@ -7440,7 +7447,7 @@ static err inquiry_ask(inquiry *q, str token)
     if (!error && r.status != 200)
         error = E_HttpStatus;
     q->status = r.status;
-    json_start(&q->answer, r.body);
+    json_start(&q->answer, r.body, t->arena);
     if (!error)
         return E_None;
     log_status(&t->skill->log, q->what, r.status, tries, error);
@@ -7508,69 +7515,65 @@ static i64 time_parse(str text)
 }
 
 /* validityPeriods: is one of them now? A list that is absent or empty leaves the status valid. */
-static b32 tfl_parse_periods(json *j, task *t)
+static b32 tfl_parse_periods(json *j, i64 now)
 {
     b32 any = 0, applies = 0;
     if (!json_enter(j, JSON_ARRAY))
         return 1;
     while (json_element(j)) {
-        json_walk walk;
         i64 from = -1, to = -1;
         any = 1;
-        if (!json_walk_start(&walk, j, "fromDate toDate isNow"))
+        if (!json_walk_start(j, "fromDate toDate isNow"))
             continue;
-        for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
+        for (i32 i; (i = json_walk_next(j)) >= 0;) {
             if (i == 2)
                 applies |= json_is_true(j);
             else
-                *(i ? &to : &from) = time_parse(json_text(j, t->arena));
+                *(i ? &to : &from) = time_parse(json_text(j));
         }
-        applies |= from >= 0 && from <= t->now && t->now <= to;
+        applies |= from >= 0 && from <= now && now <= to;
     }
     return applies || !any;
 }
 
-static line_status *tfl_parse_status(json *j, task *t)
+static line_status *tfl_parse_status(json *j, i64 now)
 {
-    json_walk walk;
-    line_status *s = arena_new(t->arena, line_status, 1);
+    line_status *s = arena_new(j->arena, line_status, 1);
     if (!s)
         json_fail(j, E_OutOfMemory);
-    if (!json_walk_start(&walk, j,
-                         "statusSeverity statusSeverityDescription reason validityPeriods"))
+    if (!json_walk_start(j, "statusSeverity statusSeverityDescription reason validityPeriods"))
         return 0;
     s->severity = -1;
     s->now = 1;
-    for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
+    for (i32 i; (i = json_walk_next(j)) >= 0;) {
         if (i == 0)
             s->severity = json_small(j, 1000);
         else if (i == 1)
-            s->description = json_text(j, t->arena);
+            s->description = json_text(j);
         else if (i == 2)
-            s->reason = str_trim(json_text(j, t->arena));
+            s->reason = str_trim(json_text(j));
         else
-            s->now = tfl_parse_periods(j, t);
+            s->now = tfl_parse_periods(j, now);
     }
     return s;
 }
 
-static line *tfl_parse_line(json *j, task *t)
+static line *tfl_parse_line(json *j, i64 now)
 {
-    json_walk walk;
-    line *l = arena_new(t->arena, line, 1);
+    line *l = arena_new(j->arena, line, 1);
     if (!l)
         json_fail(j, E_OutOfMemory);
-    if (!json_walk_start(&walk, j, "id name lineStatuses"))
+    if (!json_walk_start(j, "id name lineStatuses"))
         return 0;
-    for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
+    for (i32 i; (i = json_walk_next(j)) >= 0;) {
         if (i == 0) {
-            l->id = json_text(j, t->arena);
+            l->id = json_text(j);
         } else if (i == 1) {
-            l->name = str_trim(json_text(j, t->arena));
+            l->name = str_trim(json_text(j));
         } else if (json_enter(j, JSON_ARRAY)) {
             line_status **tail = &l->statuses;
             while (json_element(j))
-                if ((*tail = tfl_parse_status(j, t)))
+                if ((*tail = tfl_parse_status(j, now)))
                     tail = &(*tail)->next;
         }
     }
@@ -7579,14 +7582,14 @@ static line *tfl_parse_line(json *j, task *t)
 
 /* Appends the lines of an answer to the list. False unless it is an array of lines, one at least,
  * that have a name and an id. */
-static b32 tfl_parse_lines(json *j, task *t, line **list)
+static b32 tfl_parse_lines(json *j, i64 now, line **list)
 {
     b32 good = 0;
     while (*list)
         list = &(*list)->next;
     if (json_enter(j, JSON_ARRAY))
         while (json_element(j)) {
-            line *l = tfl_parse_line(j, t);
+            line *l = tfl_parse_line(j, now);
             good = l && l->name.len && l->id.len;
             if (!good)
                 json_fail(j, E_JsonShape);
@@ -7640,7 +7643,7 @@ static err tfl_status(task *t, const str *ids, iz count, line **lines)
     err error = tfl_ask(&q);
     if (error)
         return error == E_HttpStatus && q.status == 404 ? E_LineUnknown : error;
-    return inquiry_end(&q, tfl_parse_lines(&q.answer, t, lines));
+    return inquiry_end(&q, tfl_parse_lines(&q.answer, t->now, lines));
 }
 
 /* A list of messages in plain text; more than it holds could not be spoken either. */
@@ -7696,11 +7699,10 @@ static err tfl_disruption(task *t, messages *m)
         return error;
     b32 array = json_enter(j, JSON_ARRAY);
     while (array && json_element(j)) {
-        json_walk walk;
-        if (!json_walk_start(&walk, j, "description"))
+        if (!json_walk_start(j, "description"))
             continue;
-        while (json_walk_next(&walk) >= 0) {
-            str text = text_tidy(t->arena, json_text(j, t->arena), 0);
+        while (json_walk_next(j) >= 0) {
+            str text = text_tidy(t->arena, json_text(j), 0);
             iz at = 0;
             while (at < m->count && str_order_nocase(m->text[at], text) < 0)
                 at++;
@@ -7746,7 +7748,6 @@ static err preferences_get(task *t, str token, line_ids *favourites)
 {
     inquiry q;
     json *j = &q.answer;
-    json_walk walk;
     b32 listed = 0;
     err odd = E_None;
     inquiry_start(&q, t, &t->skill->preferences, "preferences");
@@ -7754,10 +7755,10 @@ static err preferences_get(task *t, str token, line_ids *favourites)
     err error = inquiry_ask(&q, token);
     if (error)
         return q.status == 401 || q.status == 403 ? E_AccessTokenRefused : error;
-    if (json_walk_start(&walk, j, "favoriteLines"))
-        while (json_walk_next(&walk) >= 0)
+    if (json_walk_start(j, "favoriteLines"))
+        while (json_walk_next(j) >= 0)
             for (listed = json_enter(j, JSON_ARRAY); listed && json_element(j);) {
-                str id = json_text(j, t->arena);
+                str id = json_text(j);
                 if (line_id_valid(id))
                     line_ids_add_today(favourites, id);
                 else

@@ -1182,7 +1182,7 @@ static void test_reader_plain(void)
 static err unit_json(str text)
 {
     json j;
-    json_start(&j, text);
+    json_start(&j, text, 0);
     return json_finish(&j);
 }
 
@@ -1190,7 +1190,7 @@ static err unit_json(str text)
 static err unit_json_skip(str text)
 {
     json j;
-    json_start(&j, text);
+    json_start(&j, text, 0);
     json_skip(&j);
     return json_finish(&j);
 }
@@ -1424,7 +1424,7 @@ static void test_json_against_validator(void)
 static void test_json_tokens(void)
 {
     json j;
-    json_start(&j, S("{\"a\":[1,-2e3],\"b\":{},\"c\\n\":\"x\",\"d\":[true,false,null]}"));
+    json_start(&j, S("{\"a\":[1,-2e3],\"b\":{},\"c\\n\":\"x\",\"d\":[true,false,null]}"), 0);
     CHECK(json_next(&j) == JSON_OBJECT && json_next(&j) == JSON_NAME && unit_is(j.text, "a"));
     CHECK(json_next(&j) == JSON_ARRAY && json_next(&j) == JSON_NUMBER && unit_is(j.text, "1"));
     CHECK(json_next(&j) == JSON_NUMBER && unit_is(j.text, "-2e3"));
@@ -1445,12 +1445,11 @@ static str unit_fields(const char *text, err *error)
     writer w = writer_of(buf, countof(buf));
     arena *a = unit_arena();
     json j;
-    json_walk walk;
-    json_start(&j, unit_str(text));
-    if (json_walk_start(&walk, &j, "one two in.one in.er.two"))
-        for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
+    json_start(&j, unit_str(text), a);
+    if (json_walk_start(&j, "one two in.one in.er.two"))
+        for (i32 i; (i = json_walk_next(&j)) >= 0;) {
             put_byte(&w, (u8)('1' + i));
-            str value = json_text(&j, a);
+            str value = json_text(&j);
             put(&w, value.ptr ? value : S("-"));
             put_byte(&w, ' ');
         }
@@ -1521,9 +1520,9 @@ static void test_json_values(void)
     };
     for (iz i = 0; i < countof(rows); i++) {
         json j;
-        json_start(&j, unit_str(rows[i].text));
+        json_start(&j, unit_str(rows[i].text), 0);
         CHECK_ROW(json_small(&j, 1000) == rows[i].small && !json_finish(&j), rows[i].text);
-        json_start(&j, unit_str(rows[i].text));
+        json_start(&j, unit_str(rows[i].text), 0);
         CHECK_ROW(json_is_true(&j) == rows[i].is_true && !json_finish(&j), rows[i].text);
     }
     arena *a = unit_small_arena(256);
@@ -1532,8 +1531,8 @@ static void test_json_values(void)
         memcpy(text + 1 + 2 * i, "\\n", 2);
     text[601] = '"';
     json j;
-    json_start(&j, unit_str(text));
-    json_text(&j, a);
+    json_start(&j, unit_str(text), a);
+    json_text(&j);
     CHECK(json_finish(&j) == E_OutOfMemory);
     arena_reset(a);
 }
@@ -1577,21 +1576,20 @@ static void test_json_slices(void)
 {
     str text = S("{\"one\":\"plain\"}");
     json j;
-    json_walk walk;
     arena *a = unit_arena();
-    json_start(&j, text);
-    CHECK(json_walk_start(&walk, &j, "one") && json_walk_next(&walk) == 0);
-    str value = json_text(&j, a);
+    json_start(&j, text, a);
+    CHECK(json_walk_start(&j, "one") && json_walk_next(&j) == 0);
+    str value = json_text(&j);
     CHECK(value.ptr == text.ptr + 8 && value.len == 5 && a->at == a->start);
-    CHECK(json_walk_next(&walk) == -1 && !json_finish(&j));
-    json_start(&j, S("[[1,2],{\"a\":3},4]"));
+    CHECK(json_walk_next(&j) == -1 && !json_finish(&j));
+    json_start(&j, S("[[1,2],{\"a\":3},4]"), 0);
     iz count = 0;
     for (b32 array = json_enter(&j, JSON_ARRAY); array && json_element(&j); count++)
         json_skip(&j);
     CHECK(count == 3 && !json_finish(&j));
-    json_start(&j, S("[]"));
+    json_start(&j, S("[]"), 0);
     CHECK(json_enter(&j, JSON_ARRAY) && !json_element(&j) && !json_finish(&j));
-    json_start(&j, S("[1"));
+    json_start(&j, S("[1"), 0);
     for (count = 0; json_next(&j) != JSON_END && count < 9; count++)
         ;
     CHECK(count == 2 && j.in.error == E_JsonTruncated && !json_element(&j));
@@ -1607,12 +1605,11 @@ static void fuzz_json(const u8 *data, iz n)
     }
     if (deepest <= 1000 && !vector_json(text, strict_json(text)))
         abort();
-    arena *a = unit_arena();
     json j;
-    json_start(&j, text);
+    json_start(&j, text, unit_arena());
     if (json_enter(&j, JSON_ARRAY))
         while (json_element(&j))
-            if (!strict_text(json_text(&j, a)) && !j.in.error)
+            if (!strict_text(json_text(&j)) && !j.in.error)
                 abort();
     json_finish(&j);
 }
@@ -11585,8 +11582,8 @@ static void test_tfl_status_without_memory(void)
             task t = unit_task(s, a);
             line *lines = 0;
             json j;
-            json_start(&j, (str){(u8 *)body, n});
-            tfl_parse_lines(&j, &t, &lines);
+            json_start(&j, (str){(u8 *)body, n}, a);
+            tfl_parse_lines(&j, t.now, &lines);
             err error = json_finish(&j);
             if (room == 1000)
                 CHECK(error == E_OutOfMemory);
