@@ -1062,8 +1062,8 @@ typedef struct {
     str text;       /* and its text: a string without its quotes, or a number */
     iz depth;
     arena *arena;    /* for texts that hold an escape */
-    json_walk *walk; /* the innermost; the first of `walks` is none */
-    json_walk walks[1 + JSON_WALKS];
+    json_walk *walk; /* behind the innermost */
+    json_walk walks[JSON_WALKS];
     b8 object[JSON_DEPTH + 1]; /* is the bracket open at that depth that of an object */
 } json;
 
@@ -1328,8 +1328,8 @@ static b32 json_walk_start(json *j, const char *paths)
 {
     if (!json_enter(j, JSON_OBJECT))
         return 0;
-    json_walk *walk = ++j->walk;
-    invariant(walk <= j->walks + JSON_WALKS);
+    json_walk *walk = j->walk++;
+    invariant(j->walk <= j->walks + JSON_WALKS);
     walk->paths = str_of_array(paths, URL_MAX);
     walk->seen = 0;
     walk->outside = j->depth - 1;
@@ -1387,13 +1387,13 @@ static void json_walk_out(json_walk *walk)
  * left. */
 static i32 json_walk_next(json *j)
 {
-    json_walk *walk = j->walk;
+    json_walk *walk = j->walk - 1;
     for (;;) {
         json_kind kind = json_next(j);
         if (kind == JSON_OBJECT_END && j->depth > walk->outside) {
             json_walk_out(walk);
         } else if (kind != JSON_NAME) {
-            j->walk--;
+            j->walk = walk;
             return -1;
         } else if (!json_walk_in(walk, j->text)) {
             json_skip(j);
@@ -7260,8 +7260,9 @@ typedef struct {
 } alexa_request;
 
 /* One authority: {"status": {"code"}, "values": [{"value": {"name", "id"}}, ...]}. Of the values
- * the first one counts, and none unless the code is ER_SUCCESS_MATCH; members come in any order. */
-static b32 alexa_parse_authority(json *j, alexa_request *r)
+ * the first one counts, and none unless the code is ER_SUCCESS_MATCH; members come in any order.
+ * In the frame of its callers the code would be larger. */
+__attribute__((noinline)) static b32 alexa_parse_authority(json *j, alexa_request *r)
 {
     str code = S(""), found[2] = {S(""), S("")};
     if (!json_walk_start(j, "status.code values"))
