@@ -843,6 +843,14 @@ static b32 read_if(reader *r, u8 c)
     return there;
 }
 
+/* Takes the next byte if it is one of a literal's. */
+static b32 read_one_of(reader *r, const char *set)
+{
+    b32 there = is_one_of(reader_peek(r), set);
+    r->at += there;
+    return there;
+}
+
 /* An unsigned big-endian number of n <= 8 bytes. */
 static u64 read_be(reader *r, iz n)
 {
@@ -1092,8 +1100,8 @@ static void json_after_value(json *j)
 
 static void json_skip_space(json *j)
 {
-    while (is_space(reader_peek(&j->in)))
-        read_byte(&j->in);
+    while (read_one_of(&j->in, " \t\r\n"))
+        ;
 }
 
 static json_kind json_open(json *j, b32 object)
@@ -1192,9 +1200,8 @@ static json_kind json_number(json *j)
         reader_fail(r, E_JsonNumber);
     if (read_if(r, '.'))
         json_digits(r);
-    if (read_if(r, 'e') || read_if(r, 'E')) {
-        if (!read_if(r, '+'))
-            read_if(r, '-');
+    if (read_one_of(r, "eE")) {
+        read_one_of(r, "+-");
         json_digits(r);
     }
     j->text = (str){start, r->at - start};
@@ -7663,25 +7670,28 @@ static void messages_insert(messages *m, iz at, str text)
     m->text[at] = text;
 }
 
+/* A blank, unless nothing or a blank stands before it. */
+static void put_blank(writer *w)
+{
+    if (w->len && writer_last(w) != ' ')
+        put_byte(w, ' ');
+}
+
 /* The text with each run of white space as one blank and none at its ends; a run of full stops is
  * one. With `stop` there is a full stop behind it unless it ends a sentence already. Control
  * characters, which SSML and cards cannot hold, count as white space. */
 static str text_tidy(arena *a, str raw, b32 stop)
 {
     writer w = arena_writer(a, raw.len + 1);
-    b32 apart = 0;
     for (iz i = 0; i < raw.len; i++) {
         u8 c = raw.ptr[i];
-        if (c <= ' ' || c == 0x7f) {
-            apart = w.len > 0;
-            continue;
-        }
-        if (apart)
-            put_byte(&w, ' ');
-        if (c != '.' || writer_last(&w) != '.')
+        if (c <= ' ' || c == 0x7f)
+            put_blank(&w);
+        else if (c != '.' || writer_last(&w) != '.')
             put_byte(&w, c);
-        apart = 0;
     }
+    if (writer_last(&w) == ' ')
+        writer_cut(&w, w.len - 1);
     if (stop && w.len && !is_one_of(writer_last(&w), ".!?"))
         put_byte(&w, '.');
     return arena_keep(a, &w);
@@ -7842,21 +7852,28 @@ static str severity_row(i32 severity)
 
 enum { SEVERITY_COUNT = 21, SEVERITY_GOOD = 10, SEVERITY_INFORMATION = 19 };
 
+/* Is it a letter or digit, or part of one in UTF-8? */
+static b32 is_word(u8 c)
+{
+    return is_alnum(c) || c >= 0x80;
+}
+
 /* Folds a text for comparison: lower case, "&" as "and", dots and apostrophes left out, words apart
  * by one blank. */
 static str text_fold(writer *w, str text)
 {
     for (iz i = 0; i < text.len; i++) {
-        u8 c = to_lower(text.ptr[i]), last = writer_last(w);
-        b32 apart = last && last != ' ';
-        if (c == '&')
-            put_text(w, apart ? " and " : "and ");
-        else if (is_alnum(c) || c >= 0x80)
+        u8 c = to_lower(text.ptr[i]);
+        if (c == '&') {
+            put_blank(w);
+            put_text(w, "and ");
+        } else if (is_word(c)) {
             put_byte(w, c);
-        else if (c < ' ' && !is_space(c))
+        } else if (c < ' ' && !is_space(c)) {
             put_byte(w, '?');
-        else if (apart && !is_one_of(c, ".'"))
-            put_byte(w, ' ');
+        } else if (!is_one_of(c, ".'")) {
+            put_blank(w);
+        }
     }
     return w->error ? S("") : str_trim(written(w));
 }
@@ -7894,24 +7911,28 @@ static b32 line_find(str said, known_line *found)
     return 0;
 }
 
-static b32 is_word(str text, iz i)
+/* A run of such characters. */
+static str read_word(reader *r)
 {
-    return is_alnum(str_at(text, i)) || str_at(text, i) >= 0x80;
+    const u8 *start = r->at;
+    while (is_word(reader_peek(r)))
+        read_byte(r);
+    return (str){start, r->at - start};
 }
 
-/* Is the word that begins at i the name of a saint, as it stands in the names of places? Letters s
- * at the end, as in James's and St Albans, and the apostrophe do not count. */
-static b32 say_is_saint(str text, iz i)
+/* Is the next word the name of a saint, as it stands in the names of places? Letters s at the end,
+ * as in James's and St Albans, and the apostrophe do not count. */
+static b32 say_is_saint(reader *text)
 {
     str saints = S("pancra paul jame john alban andrew ann anne barnaba dunstan george gile helen "
                    "helier katharine leonard luke margaret mark martin mary matthew michael neot "
                    "nichola olave peter quintin raphael saviour stephen thoma");
     u8 buf[16];
     writer w = writer_of(buf, countof(buf));
-    for (; is_word(text, i) || str_at(text, i) == '\''; i++)
-        if (is_alnum(text.ptr[i])) /* not an apostrophe of either form */
-            put_byte(&w, to_lower(text.ptr[i]));
-    while (w.len && w.buf[w.len - 1] == 's')
+    for (u8 c; c = reader_peek(text), is_word(c) || c == '\''; read_byte(text))
+        if (is_alnum(c)) /* not an apostrophe of either form */
+            put_byte(&w, to_lower(c));
+    while (writer_last(&w) == 's')
         w.len--;
     while (saints.len && !w.error)
         if (str_eq(str_cut(&saints, ' '), written(&w)))
@@ -7919,75 +7940,85 @@ static b32 say_is_saint(str text, iz i)
     return 0;
 }
 
-/* Is the "St" at from..to a street's? The word before it ends right before the blanks and begins
- * with a capital. */
-static b32 say_is_street(str text, iz from, iz to)
+/* Steps over the "/b" of N/b, if that is what follows. */
+static b32 say_is_bound(reader *text)
 {
-    iz before = from, after = to;
-    while (str_at(text, before - 1) == ' ')
-        before--;
-    if (before == from || !is_word(text, before - 1))
-        return 0;
-    while (before && str_at(text, before - 1) != ' ')
-        before--;
-    while (!is_word(text, before))
-        before++;
-    while (is_one_of(str_at(text, after), ". "))
-        after++;
-    return is_upper(str_at(text, before)) && !say_is_saint(text, after);
+    const u8 *behind = text->at;
+    if (read_if(text, '/') && read_one_of(text, "bB") && !is_word(reader_peek(text)))
+        return 1;
+    text->at = behind;
+    return 0;
 }
 
-/* How the word at from..to is said, as a null pointer where it is said as it stands. *to moves on
- * over what belongs to the abbreviation. */
-static str say_word(str text, iz from, iz *to)
+/* Does no saint follow the "St"? Then it is a street's, and a dot behind it is stepped over that
+ * abbreviates and does not end the sentence. */
+static b32 say_is_street(reader *text)
 {
-    str word = str_span(text, from, *to);
+    const u8 *behind = text->at;
+    while (read_one_of(text, ". "))
+        ;
+    b32 saint = say_is_saint(text);
+    text->at = behind;
+    if (saint)
+        return 0;
+    if (read_if(text, '.')) {
+        while (read_if(text, ' '))
+            ;
+        u8 c = reader_peek(text);
+        text->at = behind + (is_alnum(c) && !is_upper(c));
+    }
+    return 1;
+}
+
+/* How a word is said. The text behind it moves on over what belongs to the abbreviation. `named`
+ * tells whether a word with a capital stands before it, as before the St of a street. */
+static str say_word(reader *text, str word, b32 named)
+{
     str words = S("DLR=D.L.R. TfL=T.F.L. TFL=T.F.L. Rd=Road Stn=station stn=station mins=minutes "
                   "Mins=minutes N=northbound n=northbound S=southbound s=southbound E=eastbound "
-                  "e=eastbound W=westbound w=westbound ");
-    b32 bound = str_at(text, *to) == '/' && to_lower(str_at(text, *to + 1)) == 'b' &&
-                !is_word(text, *to + 2);
+                  "e=eastbound W=westbound w=westbound St=Street ST=Street");
     while (words.len) {
         str said = str_cut(&words, ' ');
-        if (!str_eq(str_cut(&said, '='), word) || (word.len == 1 && !bound))
+        if (!str_eq(str_cut(&said, '='), word))
             continue;
-        *to += word.len == 1 ? 2 : 0;
-        return said;
+        if (word.len == 1 ? say_is_bound(text)
+                          : !str_is(said, "Street") || (named && say_is_street(text)))
+            word = said;
+        break;
     }
-    if ((!str_is(word, "St") && !str_is(word, "ST")) || !say_is_street(text, from, *to))
-        return (str){0, 0};
-    iz next = *to + 1; /* a dot that abbreviates, not one that ends the sentence */
-    while (str_at(text, next) == ' ')
-        next++;
-    if (str_at(text, *to) == '.' && is_alnum(str_at(text, next)) && !is_upper(str_at(text, next)))
-        ++*to;
-    return S("Street");
+    return word;
 }
 
 /* Writes text as SSML to be spoken: verbalised, escaped, with no two full stops in a row. */
 static void say_put(writer *w, str text)
 {
-    for (iz i = 0; i < text.len;) {
-        iz end = i;
-        while (is_word(text, end))
-            end++;
-        str said = end > i ? say_word(text, i, &end) : (str){0, 0};
-        u8 c = str_at(text, i), last = writer_last(w);
-        if (said.ptr)
-            put(w, said);
-        else if (end > i)
-            put(w, str_span(text, i, end));
-        else if (c == '&')
-            put_text(w, last == ' ' || !last ? "and" : " and");
-        else if (c == '<')
+    reader r = reader_of(text);
+    u8 first = 0;  /* letter of this run of what is no blank */
+    b32 named = 0; /* does a run that begins with a capital end here, or before the blanks here */
+    while (reader_left(&r)) {
+        str word = read_word(&r);
+        if (word.len) {
+            put(w, say_word(&r, word, named && !first));
+            first = first ? first : word.ptr[0];
+            named = is_upper(first);
+            continue;
+        }
+        u8 c = read_byte(&r);
+        if (c == ' ')
+            first = 0;
+        else
+            named = 0;
+        if (c == '&') {
+            put_blank(w);
+            put_text(w, "and");
+            if (reader_peek(&r) != ' ')
+                put_byte(w, ' ');
+        } else if (c == '<')
             put_text(w, "&lt;");
         else if (c == '>')
             put_text(w, "&gt;");
-        else if (c != '.' || last != '.')
+        else if (c != '.' || writer_last(w) != '.')
             put_byte(w, c);
-        if (c == '&' && str_at(text, i + 1) != ' ')
-            put_byte(w, ' ');
-        i = end > i ? end : i + 1;
     }
 }
 
@@ -7997,6 +8028,7 @@ static void say_put(writer *w, str text)
 static str text_cut(str s, iz max)
 {
     iz sentence = 0, word = 0, character = 0, entity = -4; /* &lt; has four bytes */
+    iz letters = 0;                                        /* of the word right before c */
     if (s.len <= max)
         return s;
     for (iz i = 1; i <= max; i++) {
@@ -8004,11 +8036,11 @@ static str text_cut(str s, iz max)
         entity = c == '&' ? i : c == ';' ? -4 : entity;
         if ((s.ptr[i] & 0xc0) != 0x80 && i - entity >= 4)
             character = i;
-        if (s.ptr[i] != ' ')
-            continue;
-        word = i;
-        if (c == '!' || c == '?' || (c == '.' && (is_word(s, i - 3) || !is_word(s, i - 2))))
+        if (s.ptr[i] == ' ')
+            word = i;
+        if (word == i && (c == '!' || c == '?' || (c == '.' && letters != 1)))
             sentence = i;
+        letters = is_word(c) ? letters + 1 : 0;
     }
     return str_span(s, 0, sentence ? sentence : word ? word : character);
 }
@@ -8022,13 +8054,6 @@ static void line_put_name(writer *w, str name)
                 (n > 5 && str_eq_nocase(str_from(name, n - 5), S(" line")));
     if (!whole)
         put_text(w, " line");
-}
-
-/* A blank, unless nothing stands before it. */
-static void put_blank(writer *w)
-{
-    if (w->len)
-        put_byte(w, ' ');
 }
 
 /* A sentence of the table with the line's name for %, or "it" where the name is empty. */

@@ -12345,7 +12345,7 @@ static void test_text_cut(void)
                 CHECK_ROW(cut.len == s.len, texts[i]);
             for (iz k = 2; k <= max && k < s.len; k++) {
                 u8 c = s.ptr[k - 1];
-                sentence |= s.ptr[k] == ' ' && is_word(s, k - 2) && is_word(s, k - 3) &&
+                sentence |= s.ptr[k] == ' ' && is_word(str_at(s, k - 2)) && is_word(str_at(s, k - 3)) &&
                             (c == '.' || c == '!' || c == '?');
             }
             if (sentence && s.len > max)
