@@ -592,6 +592,16 @@ static str env_get(const char *const *env, const char *name)
     return (str){0, 0};
 }
 
+/* The number of a word in a list of words apart by blanks; -1 if it is not there. */
+static i32 str_word(str word, const char *list)
+{
+    str rest = str_of_array(list, URL_MAX);
+    for (i32 i = 0; rest.len; i++)
+        if (str_eq(str_cut(&rest, ' '), word))
+            return i;
+    return -1;
+}
+
 /* Days from 1970-01-01 to a date of the Gregorian calendar; month 13 is the next January. */
 static i64 days_of_date(i64 year, i64 month, i64 day)
 {
@@ -7925,9 +7935,6 @@ static str read_word(reader *r)
  * as in James's and St Albans, and the apostrophe do not count. */
 static b32 say_is_saint(reader *text)
 {
-    str saints = S("pancra paul jame john alban andrew ann anne barnaba dunstan george gile helen "
-                   "helier katharine leonard luke margaret mark martin mary matthew michael neot "
-                   "nichola olave peter quintin raphael saviour stephen thoma");
     u8 buf[16];
     writer w = writer_of(buf, countof(buf));
     for (u8 c; c = reader_peek(text), is_word(c) || c == '\''; read_byte(text))
@@ -7935,10 +7942,11 @@ static b32 say_is_saint(reader *text)
             put_byte(&w, to_lower(c));
     while (writer_last(&w) == 's')
         w.len--;
-    while (saints.len && !w.error)
-        if (str_eq(str_cut(&saints, ' '), written(&w)))
-            return 1;
-    return 0;
+    return !w.error &&
+           str_word(written(&w),
+                    "pancra paul jame john alban andrew ann anne barnaba dunstan george gile helen "
+                    "helier katharine leonard luke margaret mark martin mary matthew michael neot "
+                    "nichola olave peter quintin raphael saviour stephen thoma") >= 0;
 }
 
 /* Steps over the "/b" of N/b, if that is what follows. */
@@ -8525,60 +8533,75 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
                                   : S("TfL doesn't know one of your favourite lines."));
 }
 
+/* The skill's intents, in the order of their names. */
+enum {
+    INTENT_STATUS,
+    INTENT_DISRUPTION,
+    INTENT_COMMUTE,
+    INTENT_HELP,
+    INTENT_REPEAT,
+    INTENT_FALLBACK,
+    INTENT_GOODBYE, /* and two more */
+};
+
 /* False for an intent that is not the skill's: it gets a polite answer all the same. */
 static b32 intent_answer(task *t, const alexa_request *q, answer *r)
 {
-    str name = q->member[ALEXA_INTENT];
-    if (str_is(name, "StatusIntent"))
+    i32 intent = str_word(q->member[ALEXA_INTENT],
+                          "StatusIntent DisruptionIntent CommuteIntent AMAZON.HelpIntent "
+                          "AMAZON.RepeatIntent AMAZON.FallbackIntent AMAZON.StopIntent "
+                          "AMAZON.CancelIntent AMAZON.NavigateHomeIntent");
+    if (intent == INTENT_STATUS)
         intent_status(t, q, r);
-    else if (str_is(name, "DisruptionIntent"))
+    else if (intent == INTENT_DISRUPTION)
         intent_disruption(t, r);
-    else if (str_is(name, "CommuteIntent"))
+    else if (intent == INTENT_COMMUTE)
         intent_commute(t, q, r);
-    else if (str_is(name, "AMAZON.HelpIntent"))
+    else if (intent == INTENT_HELP)
         intent_help(r);
-    else if (str_is(name, "AMAZON.StopIntent") || str_is(name, "AMAZON.CancelIntent") ||
-             str_is(name, "AMAZON.NavigateHomeIntent"))
-        intent_goodbye(r);
-    else if (str_is(name, "AMAZON.RepeatIntent"))
+    else if (intent == INTENT_REPEAT)
         intent_repeat(t, q, r);
-    else {
+    else if (intent >= INTENT_GOODBYE)
+        intent_goodbye(r);
+    else
         intent_sorry_what(r);
-        return str_is(name, "AMAZON.FallbackIntent");
-    }
-    return 1;
+    return intent >= 0;
 }
+
+/* The types of requests, in the order of their names. */
+enum { REQUEST_LAUNCH, REQUEST_INTENT, REQUEST_SESSION_ENDED, REQUEST_EXCEPTION };
 
 /* Answers a request. A type that takes no speech, or that is not known, leaves the answer empty,
  * which is written as the minimal valid response. */
 static void alexa_answer(task *t, const alexa_request *q, answer *r)
 {
-    str type = q->member[ALEXA_TYPE];
+    i32 type = str_word(q->member[ALEXA_TYPE], "LaunchRequest IntentRequest SessionEndedRequest "
+                                               "System.ExceptionEncountered");
     const char *what = "session ended by";
     str which = q->member[ALEXA_ERROR];
     log_level level = LOG_ERROR;
     err error = E_SkillException;
-    if (str_is(type, "LaunchRequest")) {
+    if (type == REQUEST_LAUNCH) {
         intent_launch(r);
         return;
-    } else if (str_is(type, "IntentRequest")) {
+    } else if (type == REQUEST_INTENT) {
         if (intent_answer(t, q, r))
             return;
         what = "intent";
         which = q->member[ALEXA_INTENT];
         level = LOG_WARN;
         error = E_UnhandledIntent;
-    } else if (str_is(type, "SessionEndedRequest")) {
+    } else if (type == REQUEST_SESSION_ENDED) {
         if (!which.len) {
             which = q->member[ALEXA_REASON];
             level = LOG_INFO;
             error = E_None;
         }
-    } else if (str_is(type, "System.ExceptionEncountered")) {
+    } else if (type == REQUEST_EXCEPTION) {
         what = "exception";
     } else {
         what = "request type";
-        which = type;
+        which = q->member[ALEXA_TYPE];
         level = LOG_WARN;
         error = E_UnhandledRequestType;
     }
