@@ -7252,29 +7252,31 @@ static err lambda_report(lambda *l, arena *a, const invocation *i, err error)
 enum {
     ALEXA_TYPE,
     ALEXA_INTENT,
-    ALEXA_SLOT,        /* what was spoken for the slot LINE, */
-    ALEXA_RESOLUTIONS, /* and what Alexa made of it */
+    ALEXA_RESOLUTIONS, /* what Alexa made of what was spoken for the slot LINE */
     ALEXA_REASON,      /* of a SessionEndedRequest */
     ALEXA_ERROR,       /* of that, or of a System.ExceptionEncountered */
     ALEXA_SESSION_APP, /* application ids */
     ALEXA_CONTEXT_APP,
     ALEXA_SESSION_TOKEN, /* the user's access token for the preferences API */
     ALEXA_CONTEXT_TOKEN,
-    ALEXA_SPEECH, /* the session attribute */
+    ALEXA_SPEECH,      /* the session attribute */
+    ALEXA_SLOT,        /* what was spoken for the slot LINE; the last one with a path */
+    ALEXA_SLOT_NAME,   /* out of the resolutions, */
+    ALEXA_SLOT_ID,     /* likewise */
     ALEXA_MEMBERS,
 };
 
 static const char *alexa_paths(void)
 {
-    return "request.type request.intent.name request.intent.slots.LINE.value "
+    return "request.type request.intent.name "
            "request.intent.slots.LINE.resolutions request.reason request.error.type "
            "session.application.applicationId context.System.application.applicationId "
-           "session.user.accessToken context.System.user.accessToken session.attributes.speech";
+           "session.user.accessToken context.System.user.accessToken session.attributes.speech "
+           "request.intent.slots.LINE.value";
 }
 
 typedef struct {
     str member[ALEXA_MEMBERS]; /* a null pointer for one that is absent or null */
-    str slot_id, slot_name;    /* out of the resolutions */
 } alexa_request;
 
 /* One authority: {"status": {"code"}, "values": [{"value": {"name", "id"}}, ...]}. Of the values
@@ -7282,7 +7284,7 @@ typedef struct {
  * In the frame of its callers the code would be larger. */
 __attribute__((noinline)) static b32 alexa_parse_authority(json *j, alexa_request *r)
 {
-    str code = S(""), found[2] = {S(""), S("")};
+    str code = S(""), found[] = {S(""), S("")};
     if (!json_walk_start(j, "status.code values"))
         return 0;
     for (i32 i; (i = json_walk_next(j)) >= 0;) {
@@ -7298,8 +7300,8 @@ __attribute__((noinline)) static b32 alexa_parse_authority(json *j, alexa_reques
     }
     if (!str_is(code, "ER_SUCCESS_MATCH"))
         return 0;
-    r->slot_name = found[0];
-    r->slot_id = found[1];
+    r->member[ALEXA_SLOT_NAME] = found[0];
+    r->member[ALEXA_SLOT_ID] = found[1];
     return 1;
 }
 
@@ -8225,16 +8227,27 @@ typedef struct {
     messages said;
 } answer;
 
-static void answer_say(answer *r, str text)
+static void answer_add(answer *r, str text)
 {
     messages_insert(&r->said, r->said.count, text);
 }
 
-/* Says it and leaves the session open, with the usual question. */
-static void answer_ask(answer *r, str text)
+/* A literal. */
+static void answer_say(answer *r, const char *text)
+{
+    answer_add(r, str_of_array(text, URL_MAX));
+}
+
+/* Leaves the session open, with the usual question. */
+static void answer_open(answer *r)
+{
+    r->reprompt = S("What would you like to know?");
+}
+
+static void answer_ask(answer *r, const char *text)
 {
     answer_say(r, text);
-    r->reprompt = S("What would you like to know?");
+    answer_open(r);
 }
 
 /* Messages as the inside of a JSON string, as many as fit into max bytes: as SSML, one plain and
@@ -8339,34 +8352,34 @@ static str answer_write(const answer *r, arena *a)
 static void intent_apologise(answer *r, b32 preferences)
 {
     answer_say(r, preferences
-                      ? S("Sorry, I can't reach your preferences. Please try again later.")
-                      : S("Sorry, I can't get the latest from TfL. Please try again later."));
+                      ? "Sorry, I can't reach your preferences. Please try again later."
+                      : "Sorry, I can't get the latest from TfL. Please try again later.");
 }
 
 static void intent_launch(answer *r)
 {
-    answer_ask(r, S("Welcome to London Travel. Ask me about a line, about disruption, or about "
-                    "your commute. What would you like to know?"));
+    answer_say(r, "Welcome to London Travel. Ask me about a line, about disruption, or about your "
+                  "commute. What would you like to know?");
     r->reprompt = S("What would you like to know? You could say: how is the Victoria line?");
 }
 
 static void intent_help(answer *r)
 {
-    answer_ask(r, S("I can tell you how trains are running on the Tube, London Overground, the "
+    answer_ask(r, "I can tell you how trains are running on the Tube, London Overground, the "
                     "DLR and the Elizabeth line. Say: how is the Central line, or: is there any "
                     "disruption. Once your account is linked, say: how is my commute. What would "
-                    "you like to know?"));
+                    "you like to know?");
 }
 
 static void intent_goodbye(answer *r)
 {
-    answer_say(r, S("Goodbye, and travel safely."));
+    answer_say(r, "Goodbye, and travel safely.");
 }
 
 static void intent_sorry_what(answer *r)
 {
-    answer_ask(r, S("Sorry, I can't help with that. Ask me about a line, about disruption, or "
-                    "about your commute. What would you like to know?"));
+    answer_ask(r, "Sorry, I can't help with that. Ask me about a line, about disruption, or "
+                    "about your commute. What would you like to know?");
 }
 
 static void intent_repeat(task *t, const alexa_request *q, answer *r)
@@ -8375,7 +8388,8 @@ static void intent_repeat(task *t, const alexa_request *q, answer *r)
     last = text_tidy(t->arena, last, 1);
     if (!last.len)
         last = S("There is nothing to repeat yet. What would you like to know?");
-    answer_ask(r, last);
+    answer_add(r, last);
+    answer_open(r);
 }
 
 /* The six lines as one: a single message where they all fare alike, else one for each that is not
@@ -8391,7 +8405,7 @@ static void intent_overground(task *t, const line *lines, answer *r)
         first = first.ptr ? first : message;
     }
     if (alike && first.ptr) {
-        answer_say(r, first);
+        answer_add(r, first);
         return;
     }
     for (const line *l = lines; l; l = l->next) {
@@ -8399,10 +8413,10 @@ static void intent_overground(task *t, const line *lines, answer *r)
         good = l->statuses && (!count || (!status_badness(now[0]) && !now[0]->reason.len));
         rest |= good;
         if (!good)
-            answer_say(r, line_message(l, l->name, t->arena));
+            answer_add(r, line_message(l, l->name, t->arena));
     }
     if (rest)
-        answer_say(r, S("There is a good service on the other London Overground lines."));
+        answer_say(r, "There is a good service on the other London Overground lines.");
 }
 
 /* The states of lines in groups of LINES_PER_CALL; a group that TfL answers with 404 is asked line
@@ -8431,12 +8445,14 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
     line *lines = 0;
     iz unknown = 0;
     known_line wanted;
-    if (!line_find(q->slot_id, &wanted) && !line_find(q->slot_name, &wanted) &&
-        !line_find(q->member[ALEXA_SLOT], &wanted)) {
-        str sorry = S("Sorry, I don't know that line. Which line would you like to hear about?");
-        str which = str_from(sorry, S("Sorry, I don't know that line. ").len);
-        answer_ask(r, q->member[ALEXA_SLOT].len ? sorry : which);
-        r->reprompt = which;
+    i32 said = ALEXA_SLOT_ID;
+    while (said >= ALEXA_SLOT && !line_find(q->member[said], &wanted))
+        said--;
+    if (said < ALEXA_SLOT) {
+        r->reprompt = S("Which line would you like to hear about?");
+        answer_say(r, q->member[ALEXA_SLOT].len
+                          ? "Sorry, I don't know that line. Which line would you like to hear about?"
+                          : "Which line would you like to hear about?");
         return;
     }
     line_ids_add_today(&ids, wanted.id);
@@ -8450,7 +8466,7 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
     if (ids.count > 1)
         intent_overground(t, lines, r);
     else
-        answer_say(r, line_message(lines, wanted.name, t->arena));
+        answer_add(r, line_message(lines, wanted.name, t->arena));
 }
 
 static void intent_disruption(task *t, answer *r)
@@ -8462,10 +8478,10 @@ static void intent_disruption(task *t, answer *r)
     }
     r->title = S("Disruption");
     if (!r->said.count)
-        answer_say(r, S("There is no disruption on the Tube, London Overground, the DLR or the "
-                        "Elizabeth line."));
+        answer_say(r, "There is no disruption on the Tube, London Overground, the DLR or the "
+                        "Elizabeth line.");
     else
-        answer_say(r, S("No other disruption is reported."));
+        answer_say(r, "No other disruption is reported.");
 }
 
 /* The lines in alphabetical order of their names. */
@@ -8486,8 +8502,8 @@ static line *lines_sorted(line *lines)
 static void intent_link(answer *r)
 {
     r->link = 1;
-    answer_say(r, S("To hear about your commute, please link your account. I've sent a card to "
-                    "the Alexa app that shows how."));
+    answer_say(r, "To hear about your commute, please link your account. I've sent a card to "
+                    "the Alexa app that shows how.");
 }
 
 static void intent_commute(task *t, const alexa_request *q, answer *r)
@@ -8497,7 +8513,7 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
     iz unknown = 0;
     str token = alexa_token(q);
     if (t->skill->preferences.error == E_PreferencesNotSet) {
-        answer_say(r, S("Sorry, your commute isn't set up in this skill."));
+        answer_say(r, "Sorry, your commute isn't set up in this skill.");
         return;
     }
     if (token.len && !alexa_token_valid(token))
@@ -8516,8 +8532,8 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
         return;
     }
     if (!favourites.count) {
-        answer_say(r, S("You haven't chosen any favourite lines yet. You can choose them on the "
-                        "London Travel website."));
+        answer_say(r, "You haven't chosen any favourite lines yet. You can choose them on the "
+                        "London Travel website.");
         return;
     }
     error = lines_status(t, &favourites, &lines, &unknown);
@@ -8527,10 +8543,10 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
     }
     r->title = S("Your commute");
     for (line *l = lines_sorted(lines); l; l = l->next)
-        answer_say(r, line_message(l, l->name, t->arena));
+        answer_add(r, line_message(l, l->name, t->arena));
     if (unknown)
-        answer_say(r, unknown > 1 ? S("TfL doesn't know some of your favourite lines.")
-                                  : S("TfL doesn't know one of your favourite lines."));
+        answer_say(r, unknown > 1 ? "TfL doesn't know some of your favourite lines."
+                                  : "TfL doesn't know one of your favourite lines.");
 }
 
 /* The skill's intents, in the order of their names. */

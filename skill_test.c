@@ -11143,8 +11143,8 @@ static void test_alexa_parse(void)
     alexa_request *r = unit_parse(unit_event, &error);
     CHECK(!error && unit_is(r->member[ALEXA_TYPE], "IntentRequest") &&
           unit_is(r->member[ALEXA_INTENT], "StatusIntent"));
-    CHECK(unit_is(r->member[ALEXA_SLOT], "the vic") && unit_is(r->slot_id, "victoria"));
-    CHECK(unit_is(r->slot_name, "Victoria") &&
+    CHECK(unit_is(r->member[ALEXA_SLOT], "the vic") && unit_is(r->member[ALEXA_SLOT_ID], "victoria"));
+    CHECK(unit_is(r->member[ALEXA_SLOT_NAME], "Victoria") &&
           unit_is(r->member[ALEXA_SPEECH], "Caf\xc3\xa9 \"1\""));
     CHECK(unit_is(r->member[ALEXA_SESSION_APP], "amzn1.ask.skill.1"));
     CHECK(unit_is(r->member[ALEXA_CONTEXT_APP], "amzn1.ask.skill.2") &&
@@ -11278,7 +11278,7 @@ static void test_alexa_parse_slots(void)
             rows[i].slot + whole, whole ? "}}" : "");
         alexa_request *r = unit_parse(event, &error);
         CHECK_ROW(!error, event);
-        CHECK_ROW(unit_is(r->slot_id, rows[i].id) && unit_is(r->slot_name, rows[i].name), event);
+        CHECK_ROW(unit_is(r->member[ALEXA_SLOT_ID], rows[i].id) && unit_is(r->member[ALEXA_SLOT_NAME], rows[i].name), event);
         CHECK_ROW(unit_is(r->member[ALEXA_SLOT], rows[i].value), event);
     }
 }
