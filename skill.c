@@ -8423,18 +8423,19 @@ static void intent_overground(task *t, const line *lines, answer *r)
  * by line. Lines that TfL does not know are counted in *unknown. */
 static err lines_status(task *t, const line_ids *ids, line **lines, iz *unknown)
 {
-    for (iz at = 0; at < ids->count; at += LINES_PER_CALL) {
-        iz count = ids->count - at;
-        count = count < LINES_PER_CALL ? count : LINES_PER_CALL;
+    for (iz at = 0, apart = 0; at < ids->count;) { /* those before `apart` are asked one by one */
+        iz left = ids->count - at, count = left < LINES_PER_CALL ? left : LINES_PER_CALL;
+        if (at < apart)
+            count = 1;
         err error = tfl_status(t, ids->id + at, count, lines);
-        for (iz i = 0; error == E_LineUnknown && i < count; i++) {
-            err one = count > 1 ? tfl_status(t, ids->id + at + i, 1, lines) : error;
-            *unknown += one == E_LineUnknown;
-            if (one && one != E_LineUnknown)
-                return one;
-        }
         if (error && error != E_LineUnknown)
             return error;
+        if (error && count > 1) {
+            apart = at + count;
+            continue;
+        }
+        *unknown += error == E_LineUnknown;
+        at += count;
     }
     return E_None;
 }
