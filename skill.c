@@ -171,6 +171,8 @@ enum {
 
     UPSTREAM_BODY_MAX = 256 * 1024, /* TfL's answer for all lines is about 21 KB */
     LINE_ID_MAX = 32,               /* a TfL line id; the longest of today has 16 */
+    LINE_FOLD_MAX = 64,             /* what a line is called, folded; today's have up to 25 */
+    LINE_NAME_MAX = 96,             /* its name and what follows that */
     LINES_PER_CALL = 20,            /* TfL takes about that many ids */
     FAVOURITES_MAX = 60,            /* ids of one user: three calls */
     MESSAGES_MAX = 128,             /* paragraphs of one answer */
@@ -695,7 +697,8 @@ static void writer_cut(writer *w, iz n)
 }
 
 /* A writer over the next cap bytes of the arena, fewer if it has fewer. Nothing else may be
- * allocated until arena_keep takes what was written and gives the rest back. */
+ * allocated until arena_keep takes what was written and gives the rest back; without that all of
+ * it stays taken. */
 static writer arena_writer(arena *a, iz cap)
 {
     iz left = a->end - a->at - 2 * ARENA_GAP;
@@ -7872,9 +7875,10 @@ static b32 is_word(u8 c)
 }
 
 /* Folds a text for comparison: lower case, "&" as "and", dots and apostrophes left out, words apart
- * by one blank. */
-static str text_fold(writer *w, str text)
+ * by one blank. "" if it becomes longer than `cap`. */
+static str text_fold(arena *a, iz cap, str text)
 {
+    writer out = arena_writer(a, cap), *w = &out;
     for (iz i = 0; i < text.len; i++) {
         u8 c = to_lower(text.ptr[i]);
         if (c == '&') {
@@ -7892,9 +7896,9 @@ static str text_fold(writer *w, str text)
 }
 
 /* Folds what was said to the form of the table: without "the" in front and "line" behind. */
-static str line_fold(writer *w, str said)
+static str line_fold(arena *a, str said)
 {
-    str folded = text_fold(w, said);
+    str folded = text_fold(a, LINE_FOLD_MAX, said);
     while (str_starts(folded, S("the ")))
         folded = str_from(folded, 4);
     while (str_ends(folded, S(" line")))
@@ -7908,11 +7912,9 @@ typedef struct {
 } known_line;
 
 /* The line that is meant by what was said; false if there is none. */
-static b32 line_find(str said, known_line *found)
+static b32 line_find(arena *a, str said, known_line *found)
 {
-    u8 buf[64];
-    writer w = writer_of(buf, countof(buf));
-    str folded = line_fold(&w, said), rows = line_rows();
+    str folded = line_fold(a, said), rows = line_rows();
     while (folded.len && rows.len) {
         str row = str_cut(&rows, '\n'), called = str_cut(&row, '|');
         found->id = called;
@@ -8114,11 +8116,9 @@ static void status_put(writer *w, const line_status *s, str name)
 
 /* Is this prefix of a reason the line's own name, with or without "line"? What people call the
  * line is not: Hammersmith may be the station. */
-static b32 line_is_called(str prefix, str name)
+static b32 line_is_called(arena *a, str prefix, str name)
 {
-    u8 one[64], two[64];
-    writer w1 = writer_of(one, countof(one)), w2 = writer_of(two, countof(two));
-    str called = line_fold(&w1, prefix), own = line_fold(&w2, name);
+    str called = line_fold(a, prefix), own = line_fold(a, name);
     if (str_is(called, "docklands light railway"))
         called = S("dlr");
     return called.len && str_eq(called, own);
@@ -8129,7 +8129,7 @@ static b32 line_is_called(str prefix, str name)
 static str reason_of(const line *l, str name, arena *a, str raw)
 {
     str text = text_tidy(a, raw, 1), rest = text, prefix = str_cut(&rest, ':');
-    while (rest.len && (line_is_called(prefix, l->name) || line_is_called(prefix, name))) {
+    while (rest.len && (line_is_called(a, prefix, l->name) || line_is_called(a, prefix, name))) {
         text = rest = str_trim(rest);
         prefix = str_cut(&rest, ':');
     }
@@ -8139,14 +8139,12 @@ static str reason_of(const line *l, str name, arena *a, str raw)
 /* Does the text name the line, whatever the case and the form of "and"? */
 static b32 text_names(arena *a, str text, str name)
 {
-    u8 called[96], folded[96];
     b32 found = 0;
-    writer all = writer_of(called, countof(called)), w = writer_of(folded, countof(folded));
-    line_put_name(&all, name);
-    str wanted = text_fold(&w, all.error ? S("") : written(&all));
     u8 *mark = a->at;
-    all = arena_writer(a, text.len * 5);
-    text = text_fold(&all, text);
+    writer all = arena_writer(a, LINE_NAME_MAX);
+    line_put_name(&all, name);
+    str wanted = text_fold(a, LINE_NAME_MAX, all.error ? S("") : written(&all));
+    text = text_fold(a, text.len * 5, text);
     for (iz i = 0; wanted.len && i + wanted.len <= text.len && !found; i++)
         found = str_eq(str_span(text, i, i + wanted.len), wanted);
     arena_rewind(a, mark);
@@ -8447,7 +8445,7 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
     iz unknown = 0;
     known_line wanted;
     i32 said = ALEXA_SLOT_ID;
-    while (said >= ALEXA_SLOT && !line_find(q->member[said], &wanted))
+    while (said >= ALEXA_SLOT && !line_find(t->arena, q->member[said], &wanted))
         said--;
     if (said < ALEXA_SLOT) {
         r->reprompt = S("Which line would you like to hear about?");
