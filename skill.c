@@ -7936,21 +7936,23 @@ static str read_word(reader *r)
 }
 
 /* Is the next word the name of a saint, as it stands in the names of places? Letters s at the end,
- * as in James's and St Albans, and the apostrophe do not count. */
-static b32 say_is_saint(reader *text)
+ * as in James's and St Albans, and the apostrophe do not count. It is put together in the room
+ * that w has, which holds the word as well when it is said. */
+static b32 say_is_saint(writer *w, reader *text)
 {
-    u8 buf[16];
-    writer w = writer_of(buf, countof(buf));
+    iz start = w->len;
     for (u8 c; c = reader_peek(text), is_word(c) || c == '\''; read_byte(text))
         if (is_alnum(c)) /* not an apostrophe of either form */
-            put_byte(&w, to_lower(c));
-    while (writer_last(&w) == 's')
-        w.len--;
-    return !w.error &&
-           str_word(written(&w),
-                    "pancra paul jame john alban andrew ann anne barnaba dunstan george gile helen "
-                    "helier katharine leonard luke margaret mark martin mary matthew michael neot "
-                    "nichola olave peter quintin raphael saviour stephen thoma") >= 0;
+            put_byte(w, to_lower(c));
+    str name = str_from(written(w), start);
+    while (str_at(name, name.len - 1) == 's')
+        name.len--;
+    i32 saint = str_word(
+        name, "pancra paul jame john alban andrew ann anne barnaba dunstan george gile helen helier "
+              "katharine leonard luke margaret mark martin mary matthew michael neot nichola olave "
+              "peter quintin raphael saviour stephen thoma");
+    writer_cut(w, start);
+    return saint >= 0;
 }
 
 /* Steps over the "/b" of N/b, if that is what follows. */
@@ -7965,12 +7967,12 @@ static b32 say_is_bound(reader *text)
 
 /* Does no saint follow the "St"? Then it is a street's, and a dot behind it is stepped over that
  * abbreviates and does not end the sentence. */
-static b32 say_is_street(reader *text)
+static b32 say_is_street(writer *w, reader *text)
 {
     const u8 *behind = text->at;
     while (read_one_of(text, ". "))
         ;
-    b32 saint = say_is_saint(text);
+    b32 saint = say_is_saint(w, text);
     text->at = behind;
     if (saint)
         return 0;
@@ -7985,7 +7987,7 @@ static b32 say_is_street(reader *text)
 
 /* How a word is said. The text behind it moves on over what belongs to the abbreviation. `named`
  * tells whether a word with a capital stands before it, as before the St of a street. */
-static str say_word(reader *text, str word, b32 named)
+static str say_word(writer *w, reader *text, str word, b32 named)
 {
     str words = S("DLR=D.L.R. TfL=T.F.L. TFL=T.F.L. Rd=Road Stn=station stn=station mins=minutes "
                   "Mins=minutes N=northbound n=northbound S=southbound s=southbound E=eastbound "
@@ -7995,7 +7997,7 @@ static str say_word(reader *text, str word, b32 named)
         if (!str_eq(str_cut(&said, '='), word))
             continue;
         if (word.len == 1 ? say_is_bound(text)
-                          : !str_is(said, "Street") || (named && say_is_street(text)))
+                          : !str_is(said, "Street") || (named && say_is_street(w, text)))
             word = said;
         break;
     }
@@ -8011,7 +8013,7 @@ static void say_put(writer *w, str text)
     while (reader_left(&r)) {
         str word = read_word(&r);
         if (word.len) {
-            put(w, say_word(&r, word, named && !first));
+            put(w, say_word(w, &r, word, named && !first));
             first = first ? first : word.ptr[0];
             named = is_upper(first);
             continue;
