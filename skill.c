@@ -7509,16 +7509,18 @@ typedef struct line {
  * from UTC, in seconds since 1970; -1 if it is not one. */
 static i64 time_parse(str text)
 {
+    static const u16 least[] = {1970, 1, 1, 0, 0, 0}, most[] = {9999, 12, 31, 23, 59, 60};
     reader r = reader_of(text);
     i64 part[6];
     for (iz i = 0; i < countof(part); i++) {
         if (i && !read_if(&r, S("?--T::").ptr[i]))
             return -1;
         part[i] = read_decimal(&r, i ? 2 : 4);
+        if (part[i] < least[i] || part[i] > most[i])
+            return -1;
     }
     i64 day = days_of_date(part[0], part[1], part[2]);
-    if (r.error || part[0] < 1970 || part[1] < 1 || part[1] > 12 || part[2] < 1 || part[3] > 23 ||
-        part[4] > 59 || part[5] > 60 || day >= days_of_date(part[0], part[1] + 1, 1))
+    if (day >= days_of_date(part[0], part[1] + 1, 1))
         return -1;
     i64 time = ((day * 24 + part[3]) * 60 + part[4]) * 60 + part[5];
     if (read_if(&r, '.'))
