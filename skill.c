@@ -991,13 +991,13 @@ static err address_v6(reader *r, u8 ip[16])
             if (!reader_left(r))
                 break;
         }
-        reader group = *r;
+        const u8 *group = r->at;
         i32 v = address_number(r, 16, 4);
         if (reader_peek(r) == '.') {
-            if (n > 12 || address_v4(&group, ip + n))
+            r->at = group;
+            if (n > 12 || address_v4(r, ip + n))
                 return E_AddressInvalid;
             n += 4;
-            r->at = r->end;
             break;
         }
         if (v < 0 || n > 14)
@@ -1023,7 +1023,7 @@ static err address_of(str text, address *out)
     *out = (address){0};
     if (!address_v4(&r, out->ip))
         return E_None;
-    *out = (address){.v6 = 1};
+    out->v6 = 1;
     if (text.len > 2 && text.ptr[0] == '[' && text.ptr[text.len - 1] == ']')
         text = str_span(text, 1, text.len - 1);
     r = reader_of(text);
@@ -1508,7 +1508,7 @@ static void json_put_escaped(writer *w, str s)
             put_byte(w, '\\');
         if (c < ' ') {
             put_text(w, "\\u00");
-            put_byte(w, c < 16 ? '0' : '1');
+            put_byte(w, (u8)('0' + (c >> 4)));
             c = S("0123456789abcdef").ptr[c & 15];
         }
         put_utf8(w, c);
@@ -8480,11 +8480,9 @@ static void intent_disruption(task *t, answer *r)
         return;
     }
     r->title = S("Disruption");
-    if (!r->said.count)
-        answer_say(r, "There is no disruption on the Tube, London Overground, the DLR or the "
-                        "Elizabeth line.");
-    else
-        answer_say(r, "No other disruption is reported.");
+    answer_say(r, r->said.count ? "No other disruption is reported."
+                                : "There is no disruption on the Tube, London Overground, the DLR "
+                                  "or the Elizabeth line.");
 }
 
 /* The lines in alphabetical order of their names. */
@@ -8519,14 +8517,12 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
         answer_say(r, "Sorry, your commute isn't set up in this skill.");
         return;
     }
-    if (token.len && !alexa_token_valid(token))
-        log_line(&t->skill->log, LOG_ERROR, "access token", S(""), E_AccessTokenInvalid);
-    if (!alexa_token_valid(token)) {
-        intent_link(r);
-        return;
-    }
-    err error = preferences_get(t, token, &favourites);
-    if (error == E_AccessTokenRefused) {
+    err error = E_AccessTokenInvalid;
+    if (alexa_token_valid(token))
+        error = preferences_get(t, token, &favourites);
+    else if (token.len)
+        log_line(&t->skill->log, LOG_ERROR, "access token", S(""), error);
+    if (error == E_AccessTokenInvalid || error == E_AccessTokenRefused) {
         intent_link(r);
         return;
     }
