@@ -875,16 +875,13 @@ static u64 read_be(reader *r, iz n)
     return v;
 }
 
-/* Takes exactly `digits` decimal digits; E_Truncated if they are not there. */
+/* Takes exactly `digits` <= 9 decimal digits; E_Truncated if they are not there. */
 static i64 read_decimal(reader *r, iz digits)
 {
-    i64 value = 0;
-    while (digits-- > 0) {
-        if (!is_digit(reader_peek(r)))
-            reader_fail(r, E_Truncated);
-        value = value * 10 + (read_byte(r) - '0');
-    }
-    return r->error ? 0 : value;
+    u64 value = 0;
+    if (!str_to_uint(read_bytes(r, digits), 1 << 30, &value))
+        reader_fail(r, E_Truncated);
+    return (i64)value;
 }
 
 /* Steps over printable ASCII other than '"' and '\\', eight bytes at a time: nearly all of the
