@@ -1042,10 +1042,10 @@ static err address_of(str text, address *out)
 
 typedef enum {
     JSON_END,
+    JSON_ARRAY, /* an object's kinds, here and below, are those of an array and 1 */
     JSON_OBJECT,
-    JSON_OBJECT_END,
-    JSON_ARRAY,
     JSON_ARRAY_END,
+    JSON_OBJECT_END,
     JSON_NAME,
     JSON_STRING,
     JSON_NUMBER,
@@ -1120,8 +1120,8 @@ static json_kind json_open(json *j, b32 object)
     if (j->depth == JSON_DEPTH)
         return json_fail(j, E_JsonTooDeep);
     j->object[++j->depth] = object;
-    j->want = object ? JSON_WANT_NAME_OR_END : JSON_WANT_VALUE_OR_END;
-    return object ? JSON_OBJECT : JSON_ARRAY;
+    j->want = JSON_WANT_VALUE_OR_END + (json_want)object;
+    return JSON_ARRAY + (json_kind)object;
 }
 
 /* Outside all brackets it is no place to shut one. */
@@ -1132,7 +1132,7 @@ static json_kind json_shut(json *j, b32 object)
     invariant(j->depth > 0);
     j->depth--;
     json_after_value(j);
-    return object ? JSON_OBJECT_END : JSON_ARRAY_END;
+    return JSON_ARRAY_END + (json_kind)object;
 }
 
 /* Four hexadecimal digits. */
