@@ -7259,10 +7259,10 @@ enum {
     ALEXA_CONTEXT_APP,
     ALEXA_SESSION_TOKEN, /* the user's access token for the preferences API */
     ALEXA_CONTEXT_TOKEN,
-    ALEXA_SPEECH,      /* the session attribute */
-    ALEXA_SLOT,        /* what was spoken for the slot LINE; the last one with a path */
-    ALEXA_SLOT_NAME,   /* out of the resolutions, */
-    ALEXA_SLOT_ID,     /* likewise */
+    ALEXA_SPEECH,    /* the session attribute */
+    ALEXA_SLOT,      /* what was spoken for the slot LINE; the last one with a path */
+    ALEXA_SLOT_NAME, /* out of the resolutions, */
+    ALEXA_SLOT_ID,   /* likewise */
     ALEXA_MEMBERS,
 };
 
@@ -7431,8 +7431,8 @@ typedef struct {
     task *task;
     service *service;
     const char *what; /* is asked, for the log */
-    writer target; /* below the service's base URL */
-    i32 status;    /* of the answer */
+    writer target;    /* below the service's base URL */
+    i32 status;       /* of the answer */
     json answer;
 } inquiry;
 
@@ -7947,9 +7947,10 @@ static b32 say_is_saint(writer *w, reader *text)
     while (str_at(name, name.len - 1) == 's')
         name.len--;
     i32 saint = str_word(
-        name, "pancra paul jame john alban andrew ann anne barnaba dunstan george gile helen helier "
-              "katharine leonard luke margaret mark martin mary matthew michael neot nichola olave "
-              "peter quintin raphael saviour stephen thoma");
+        name,
+        "pancra paul jame john alban andrew ann anne barnaba dunstan george gile helen helier "
+        "katharine leonard luke margaret mark martin mary matthew michael neot nichola olave "
+        "peter quintin raphael saviour stephen thoma");
     writer_cut(w, start);
     return saint >= 0;
 }
@@ -8222,7 +8223,7 @@ static str line_message(const line *l, str name, arena *a)
 typedef struct {
     str title;    /* of the card; no card without one */
     str reprompt; /* the question that leaves the session open; closed without one */
-    b8 link;     /* LinkAccount in place of a Standard card */
+    b8 link;      /* LinkAccount in place of a Standard card */
     messages said;
 } answer;
 
@@ -8350,9 +8351,8 @@ static str answer_write(const answer *r, arena *a)
 
 static void intent_apologise(answer *r, b32 preferences)
 {
-    answer_say(r, preferences
-                      ? "Sorry, I can't reach your preferences. Please try again later."
-                      : "Sorry, I can't get the latest from TfL. Please try again later.");
+    answer_say(r, preferences ? "Sorry, I can't reach your preferences. Please try again later."
+                              : "Sorry, I can't get the latest from TfL. Please try again later.");
 }
 
 static void intent_launch(answer *r)
@@ -8365,9 +8365,9 @@ static void intent_launch(answer *r)
 static void intent_help(answer *r)
 {
     answer_ask(r, "I can tell you how trains are running on the Tube, London Overground, the "
-                    "DLR and the Elizabeth line. Say: how is the Central line, or: is there any "
-                    "disruption. Once your account is linked, say: how is my commute. What would "
-                    "you like to know?");
+                  "DLR and the Elizabeth line. Say: how is the Central line, or: is there any "
+                  "disruption. Once your account is linked, say: how is my commute. What would "
+                  "you like to know?");
 }
 
 static void intent_goodbye(answer *r)
@@ -8378,7 +8378,7 @@ static void intent_goodbye(answer *r)
 static void intent_sorry_what(answer *r)
 {
     answer_ask(r, "Sorry, I can't help with that. Ask me about a line, about disruption, or "
-                    "about your commute. What would you like to know?");
+                  "about your commute. What would you like to know?");
 }
 
 static void intent_repeat(task *t, const alexa_request *q, answer *r)
@@ -8450,9 +8450,10 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
         said--;
     if (said < ALEXA_SLOT) {
         r->reprompt = S("Which line would you like to hear about?");
-        answer_say(r, q->member[ALEXA_SLOT].len
-                          ? "Sorry, I don't know that line. Which line would you like to hear about?"
-                          : "Which line would you like to hear about?");
+        answer_say(r,
+                   q->member[ALEXA_SLOT].len
+                       ? "Sorry, I don't know that line. Which line would you like to hear about?"
+                       : "Which line would you like to hear about?");
         return;
     }
     line_ids_add_today(&ids, wanted.id);
@@ -8501,7 +8502,7 @@ static void intent_link(answer *r)
 {
     r->link = 1;
     answer_say(r, "To hear about your commute, please link your account. I've sent a card to "
-                    "the Alexa app that shows how.");
+                  "the Alexa app that shows how.");
 }
 
 static void intent_commute(task *t, const alexa_request *q, answer *r)
@@ -8529,7 +8530,7 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
     }
     if (!favourites.count) {
         answer_say(r, "You haven't chosen any favourite lines yet. You can choose them on the "
-                        "London Travel website.");
+                      "London Travel website.");
         return;
     }
     error = lines_status(t, &favourites, &lines, &unknown);

@@ -11143,7 +11143,8 @@ static void test_alexa_parse(void)
     alexa_request *r = unit_parse(unit_event, &error);
     CHECK(!error && unit_is(r->member[ALEXA_TYPE], "IntentRequest") &&
           unit_is(r->member[ALEXA_INTENT], "StatusIntent"));
-    CHECK(unit_is(r->member[ALEXA_SLOT], "the vic") && unit_is(r->member[ALEXA_SLOT_ID], "victoria"));
+    CHECK(unit_is(r->member[ALEXA_SLOT], "the vic") &&
+          unit_is(r->member[ALEXA_SLOT_ID], "victoria"));
     CHECK(unit_is(r->member[ALEXA_SLOT_NAME], "Victoria") &&
           unit_is(r->member[ALEXA_SPEECH], "Caf\xc3\xa9 \"1\""));
     CHECK(unit_is(r->member[ALEXA_SESSION_APP], "amzn1.ask.skill.1"));
@@ -11278,7 +11279,9 @@ static void test_alexa_parse_slots(void)
             rows[i].slot + whole, whole ? "}}" : "");
         alexa_request *r = unit_parse(event, &error);
         CHECK_ROW(!error, event);
-        CHECK_ROW(unit_is(r->member[ALEXA_SLOT_ID], rows[i].id) && unit_is(r->member[ALEXA_SLOT_NAME], rows[i].name), event);
+        CHECK_ROW(unit_is(r->member[ALEXA_SLOT_ID], rows[i].id) &&
+                      unit_is(r->member[ALEXA_SLOT_NAME], rows[i].name),
+                  event);
         CHECK_ROW(unit_is(r->member[ALEXA_SLOT], rows[i].value), event);
     }
 }
@@ -12345,8 +12348,8 @@ static void test_text_cut(void)
                 CHECK_ROW(cut.len == s.len, texts[i]);
             for (iz k = 2; k <= max && k < s.len; k++) {
                 u8 c = s.ptr[k - 1];
-                sentence |= s.ptr[k] == ' ' && is_word(str_at(s, k - 2)) && is_word(str_at(s, k - 3)) &&
-                            (c == '.' || c == '!' || c == '?');
+                sentence |= s.ptr[k] == ' ' && is_word(str_at(s, k - 2)) &&
+                            is_word(str_at(s, k - 3)) && (c == '.' || c == '!' || c == '?');
             }
             if (sentence && s.len > max)
                 CHECK_ROW(cut.len && is_one_of(cut.ptr[cut.len - 1], ".!?"), texts[i]);
