@@ -103,6 +103,7 @@ enum {
 
     JSON_DEPTH = 1000,  /* open brackets; real events and answers stay under 20 */
     JSON_PATH_MAX = 64, /* a longer path of names cannot be one that the program asks for */
+    JSON_WALKS = 4,     /* one inside another: an event's resolutions need them all */
 
     LABEL_MAX = 32,   /* bytes of a label of TLS 1.3 without "tls13 "; the longest has 12 */
     CONTEXT_MAX = 64, /* its context is empty or a transcript hash: SHA-512's would fit */
@@ -172,6 +173,8 @@ enum {
 
     UPSTREAM_BODY_MAX = 256 * 1024, /* TfL's answer for all lines is about 21 KB */
     LINE_ID_MAX = 32,               /* a TfL line id; the longest of today has 16 */
+    LINE_FOLD_MAX = 64,             /* what a line is called, folded; today's have up to 25 */
+    LINE_NAME_MAX = 96,             /* its name and what follows that */
     LINES_PER_CALL = 20,            /* TfL takes about that many ids */
     FAVOURITES_MAX = 60,            /* ids of one user: three calls */
     MESSAGES_MAX = 128,             /* paragraphs of one answer */
@@ -594,6 +597,16 @@ static str env_get(const char *const *env, const char *name)
     return (str){0, 0};
 }
 
+/* The number of a word in a list of words apart by blanks; -1 if it is not there. */
+static i32 str_word(str word, const char *list)
+{
+    str rest = str_of_array(list, URL_MAX);
+    for (i32 i = 0; rest.len; i++)
+        if (str_eq(str_cut(&rest, ' '), word))
+            return i;
+    return -1;
+}
+
 /* Days from 1970-01-01 to a date of the Gregorian calendar; month 13 is the next January. */
 static i64 days_of_date(i64 year, i64 month, i64 day)
 {
@@ -659,7 +672,8 @@ typedef struct {
     err error;
 } writer;
 
-static writer writer_of(u8 *buf, iz cap)
+/* Kept out of line: it has some twenty callers. */
+__attribute__((noinline)) static writer writer_of(u8 *buf, iz cap)
 {
     return (writer){buf, 0, cap, E_None};
 }
@@ -686,7 +700,8 @@ static void writer_cut(writer *w, iz n)
 }
 
 /* A writer over the next cap bytes of the arena, fewer if it has fewer. Nothing else may be
- * allocated until arena_keep takes what was written and gives the rest back. */
+ * allocated until arena_keep takes what was written and gives the rest back; without that all of
+ * it stays taken. */
 static writer arena_writer(arena *a, iz cap)
 {
     iz left = a->end - a->at - 2 * ARENA_GAP;
@@ -845,6 +860,14 @@ static b32 read_if(reader *r, u8 c)
     return there;
 }
 
+/* Takes the next byte if it is one of a literal's. */
+static b32 read_one_of(reader *r, const char *set)
+{
+    b32 there = is_one_of(reader_peek(r), set);
+    r->at += there;
+    return there;
+}
+
 /* An unsigned big-endian number of n <= 8 bytes. */
 static u64 read_be(reader *r, iz n)
 {
@@ -855,16 +878,13 @@ static u64 read_be(reader *r, iz n)
     return v;
 }
 
-/* Takes exactly `digits` decimal digits; E_Truncated if they are not there. */
+/* Takes exactly `digits` <= 9 decimal digits; E_Truncated if they are not there. */
 static i64 read_decimal(reader *r, iz digits)
 {
-    i64 value = 0;
-    while (digits-- > 0) {
-        if (!is_digit(reader_peek(r)))
-            reader_fail(r, E_Truncated);
-        value = value * 10 + (read_byte(r) - '0');
-    }
-    return r->error ? 0 : value;
+    u64 value = 0;
+    if (!str_to_uint(read_bytes(r, digits), 1 << 30, &value))
+        reader_fail(r, E_Truncated);
+    return (i64)value;
 }
 
 /* Steps over printable ASCII other than '"' and '\\', eight bytes at a time: nearly all of the
@@ -971,13 +991,13 @@ static err address_v6(reader *r, u8 ip[16])
             if (!reader_left(r))
                 break;
         }
-        reader group = *r;
+        const u8 *group = r->at;
         i32 v = address_number(r, 16, 4);
         if (reader_peek(r) == '.') {
-            if (n > 12 || address_v4(&group, ip + n))
+            r->at = group;
+            if (n > 12 || address_v4(r, ip + n))
                 return E_AddressInvalid;
             n += 4;
-            r->at = r->end;
             break;
         }
         if (v < 0 || n > 14)
@@ -1003,7 +1023,7 @@ static err address_of(str text, address *out)
     *out = (address){0};
     if (!address_v4(&r, out->ip))
         return E_None;
-    *out = (address){.v6 = 1};
+    out->v6 = 1;
     if (text.len > 2 && text.ptr[0] == '[' && text.ptr[text.len - 1] == ']')
         text = str_span(text, 1, text.len - 1);
     r = reader_of(text);
@@ -1025,10 +1045,10 @@ static err address_of(str text, address *out)
 
 typedef enum {
     JSON_END,
+    JSON_ARRAY, /* an object's kinds, here and below, are those of an array and 1 */
     JSON_OBJECT,
-    JSON_OBJECT_END,
-    JSON_ARRAY,
     JSON_ARRAY_END,
+    JSON_OBJECT_END,
     JSON_NAME,
     JSON_STRING,
     JSON_NUMBER,
@@ -1047,22 +1067,37 @@ typedef enum {
     JSON_WANT_NOTHING,
 } json_want;
 
+/* A walk through the members of an object, and of objects in it, that have one of the wanted
+ * paths: "user.accessToken" is the member accessToken of the member user. */
+typedef struct {
+    str paths;   /* separated by blanks */
+    u32 seen;    /* which of them have been met: bit i for path i */
+    iz outside;  /* the depth outside the object */
+    writer path; /* of the object that the walk is in */
+    u8 room[JSON_PATH_MAX];
+} json_walk;
+
 typedef struct {
     reader in;
     json_want want;
     json_kind kind; /* the last token, */
     str text;       /* and its text: a string without its quotes, or a number */
     iz depth;
+    arena *arena;    /* for texts that hold an escape */
+    json_walk *walk; /* behind the innermost */
+    json_walk walks[JSON_WALKS];
     b8 object[JSON_DEPTH + 1]; /* is the bracket open at that depth that of an object */
 } json;
 
-static void json_start(json *j, str text)
+static void json_start(json *j, str text, arena *a)
 {
     j->in = reader_of(text);
     j->want = JSON_WANT_VALUE;
     j->kind = JSON_END;
     j->text = S("");
     j->depth = 0;
+    j->arena = a;
+    j->walk = j->walks;
     j->object[0] = 0;
 }
 
@@ -1079,8 +1114,8 @@ static void json_after_value(json *j)
 
 static void json_skip_space(json *j)
 {
-    while (is_space(reader_peek(&j->in)))
-        read_byte(&j->in);
+    while (read_one_of(&j->in, " \t\r\n"))
+        ;
 }
 
 static json_kind json_open(json *j, b32 object)
@@ -1088,8 +1123,8 @@ static json_kind json_open(json *j, b32 object)
     if (j->depth == JSON_DEPTH)
         return json_fail(j, E_JsonTooDeep);
     j->object[++j->depth] = object;
-    j->want = object ? JSON_WANT_NAME_OR_END : JSON_WANT_VALUE_OR_END;
-    return object ? JSON_OBJECT : JSON_ARRAY;
+    j->want = JSON_WANT_VALUE_OR_END + (json_want)object;
+    return JSON_ARRAY + (json_kind)object;
 }
 
 /* Outside all brackets it is no place to shut one. */
@@ -1100,7 +1135,7 @@ static json_kind json_shut(json *j, b32 object)
     invariant(j->depth > 0);
     j->depth--;
     json_after_value(j);
-    return object ? JSON_OBJECT_END : JSON_ARRAY_END;
+    return JSON_ARRAY_END + (json_kind)object;
 }
 
 /* Four hexadecimal digits. */
@@ -1179,9 +1214,8 @@ static json_kind json_number(json *j)
         reader_fail(r, E_JsonNumber);
     if (read_if(r, '.'))
         json_digits(r);
-    if (read_if(r, 'e') || read_if(r, 'E')) {
-        if (!read_if(r, '+'))
-            read_if(r, '-');
+    if (read_one_of(r, "eE")) {
+        read_one_of(r, "+-");
         json_digits(r);
     }
     j->text = (str){start, r->at - start};
@@ -1309,26 +1343,19 @@ static void json_put_text(writer *w, str raw)
             put_byte(w, read_byte(&r));
 }
 
-/* A walk through the members of an object, and of objects in it, that have one of the wanted
- * paths: "user.accessToken" is the member accessToken of the member user. */
-typedef struct {
-    json *json;
-    str paths;   /* separated by blanks */
-    u32 seen;    /* which of them have been met: bit i for path i */
-    iz outside;  /* the depth outside the object */
-    writer path; /* of the object that the walk is in */
-    u8 room[JSON_PATH_MAX];
-} json_walk;
-
-/* Enters the next value if it is an object; else steps over it and gives false. */
-static b32 json_walk_start(json_walk *walk, json *j, const char *paths)
+/* Enters the next value if it is an object, for a walk that json_walk_next is to end; else steps
+ * over it and gives false. */
+static b32 json_walk_start(json *j, const char *paths)
 {
-    walk->json = j;
+    if (!json_enter(j, JSON_OBJECT))
+        return 0;
+    json_walk *walk = j->walk++;
+    invariant(j->walk <= j->walks + JSON_WALKS);
     walk->paths = str_of_array(paths, URL_MAX);
     walk->seen = 0;
-    walk->outside = j->depth;
+    walk->outside = j->depth - 1;
     walk->path = writer_of(walk->room, countof(walk->room));
-    return json_enter(j, JSON_OBJECT);
+    return 1;
 }
 
 /* Goes into the member that has just been named, as far as the path tells. A name that does not
@@ -1377,15 +1404,17 @@ static void json_walk_out(json_walk *walk)
 
 /* Moves to the next member that is wanted and gives the index of its path; the caller then reads
  * its value. All other members are stepped over, and so is each one that repeats a name of its
- * object: the first one counts, whatever its value. -1 when the object has been left. */
-static i32 json_walk_next(json_walk *walk)
+ * object: the first one counts, whatever its value. -1 when the object, and so the walk, has been
+ * left. */
+static i32 json_walk_next(json *j)
 {
-    json *j = walk->json;
+    json_walk *walk = j->walk - 1;
     for (;;) {
         json_kind kind = json_next(j);
         if (kind == JSON_OBJECT_END && j->depth > walk->outside) {
             json_walk_out(walk);
         } else if (kind != JSON_NAME) {
+            j->walk = walk;
             return -1;
         } else if (!json_walk_in(walk, j->text)) {
             json_skip(j);
@@ -1404,7 +1433,7 @@ static i32 json_walk_next(json_walk *walk)
 
 /* The next value as text, decoded into the arena where it holds an escape. null, like a member
  * that is not there, gives a null pointer; a value of any other kind gives "". */
-static str json_text(json *j, arena *a)
+static str json_text(json *j)
 {
     json_kind kind = json_skip(j);
     if (kind == JSON_NULL)
@@ -1414,11 +1443,11 @@ static str json_text(json *j, arena *a)
     str raw = j->text;
     if (str_find(raw, '\\') < 0)
         return raw;
-    writer w = arena_writer(a, raw.len); /* an escape is never shorter than what it stands for */
+    writer w = arena_writer(j->arena, raw.len); /* no escape is shorter than what it stands for */
     json_put_text(&w, raw);
     if (w.error)
         json_fail(j, E_OutOfMemory);
-    return arena_keep(a, &w);
+    return arena_keep(j->arena, &w);
 }
 
 /* The next value as a whole number up to `max`, or -1 for everything else. */
@@ -1479,7 +1508,7 @@ static void json_put_escaped(writer *w, str s)
             put_byte(w, '\\');
         if (c < ' ') {
             put_text(w, "\\u00");
-            put_byte(w, c < 16 ? '0' : '1');
+            put_byte(w, (u8)('0' + (c >> 4)));
             c = S("0123456789abcdef").ptr[c & 15];
         }
         put_utf8(w, c);
@@ -7366,71 +7395,71 @@ static err lambda_report(lambda *l, arena *a, const invocation *i, err error)
 enum {
     ALEXA_TYPE,
     ALEXA_INTENT,
-    ALEXA_SLOT,        /* what was spoken for the slot LINE, */
-    ALEXA_RESOLUTIONS, /* and what Alexa made of it */
+    ALEXA_RESOLUTIONS, /* what Alexa made of what was spoken for the slot LINE */
     ALEXA_REASON,      /* of a SessionEndedRequest */
     ALEXA_ERROR,       /* of that, or of a System.ExceptionEncountered */
     ALEXA_SESSION_APP, /* application ids */
     ALEXA_CONTEXT_APP,
     ALEXA_SESSION_TOKEN, /* the user's access token for the preferences API */
     ALEXA_CONTEXT_TOKEN,
-    ALEXA_SPEECH, /* the session attribute */
+    ALEXA_SPEECH,    /* the session attribute */
+    ALEXA_SLOT,      /* what was spoken for the slot LINE; the last one with a path */
+    ALEXA_SLOT_NAME, /* out of the resolutions, */
+    ALEXA_SLOT_ID,   /* likewise */
     ALEXA_MEMBERS,
 };
 
 static const char *alexa_paths(void)
 {
-    return "request.type request.intent.name request.intent.slots.LINE.value "
+    return "request.type request.intent.name "
            "request.intent.slots.LINE.resolutions request.reason request.error.type "
            "session.application.applicationId context.System.application.applicationId "
-           "session.user.accessToken context.System.user.accessToken session.attributes.speech";
+           "session.user.accessToken context.System.user.accessToken session.attributes.speech "
+           "request.intent.slots.LINE.value";
 }
 
 typedef struct {
     str member[ALEXA_MEMBERS]; /* a null pointer for one that is absent or null */
-    str slot_id, slot_name;    /* out of the resolutions */
 } alexa_request;
 
 /* One authority: {"status": {"code"}, "values": [{"value": {"name", "id"}}, ...]}. Of the values
  * the first one counts, and none unless the code is ER_SUCCESS_MATCH; members come in any order.
- * With walks of its caller's in the same frame the code would be larger. */
-__attribute__((noinline)) static b32 alexa_parse_authority(json *j, arena *a, alexa_request *r)
+ * In the frame of its callers the code would be larger. */
+__attribute__((noinline)) static b32 alexa_parse_authority(json *j, alexa_request *r)
 {
-    json_walk walk, inner;
-    str code = S(""), found[2] = {S(""), S("")};
-    if (!json_walk_start(&walk, j, "status.code values"))
+    str code = S(""), found[] = {S(""), S("")};
+    if (!json_walk_start(j, "status.code values"))
         return 0;
-    for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
+    for (i32 i; (i = json_walk_next(j)) >= 0;) {
         if (i == 0)
-            code = json_text(j, a);
+            code = json_text(j);
         else if (json_enter(j, JSON_ARRAY) && json_element(j)) {
-            if (json_walk_start(&inner, j, "value.name value.id"))
-                while ((i = json_walk_next(&inner)) >= 0)
-                    found[i] = json_text(j, a);
+            if (json_walk_start(j, "value.name value.id"))
+                while ((i = json_walk_next(j)) >= 0)
+                    found[i] = json_text(j);
             while (json_element(j))
                 json_skip(j);
         }
     }
     if (!str_is(code, "ER_SUCCESS_MATCH"))
         return 0;
-    r->slot_name = found[0];
-    r->slot_id = found[1];
+    r->member[ALEXA_SLOT_NAME] = found[0];
+    r->member[ALEXA_SLOT_ID] = found[1];
     return 1;
 }
 
-static void alexa_parse_resolutions(json *j, arena *a, alexa_request *r)
+static void alexa_parse_resolutions(json *j, alexa_request *r)
 {
-    json_walk walk;
     b32 matched = 0;
-    if (!json_walk_start(&walk, j, "resolutionsPerAuthority"))
+    if (!json_walk_start(j, "resolutionsPerAuthority"))
         return;
-    while (json_walk_next(&walk) >= 0)
+    while (json_walk_next(j) >= 0)
         if (json_enter(j, JSON_ARRAY))
             while (json_element(j)) {
                 if (matched)
                     json_skip(j);
                 else
-                    matched = alexa_parse_authority(j, a, r);
+                    matched = alexa_parse_authority(j, r);
             }
 }
 
@@ -7439,15 +7468,14 @@ static void alexa_parse_resolutions(json *j, arena *a, alexa_request *r)
 static err alexa_parse(str event, arena *a, alexa_request *r)
 {
     json j;
-    json_walk walk;
     *r = (alexa_request){0};
-    json_start(&j, event);
-    if (json_walk_start(&walk, &j, alexa_paths()))
-        for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
+    json_start(&j, event, a);
+    if (json_walk_start(&j, alexa_paths()))
+        for (i32 i; (i = json_walk_next(&j)) >= 0;) {
             if (i == ALEXA_RESOLUTIONS)
-                alexa_parse_resolutions(&j, a, r);
+                alexa_parse_resolutions(&j, r);
             else
-                r->member[i] = json_text(&j, a);
+                r->member[i] = json_text(&j);
         }
     err error = json_finish(&j);
     return error ? error : r->member[ALEXA_TYPE].len ? E_None : E_NotAnAlexaRequest;
@@ -7546,8 +7574,8 @@ typedef struct {
     task *task;
     service *service;
     const char *what; /* is asked, for the log */
-    writer target; /* below the service's base URL */
-    i32 status;    /* of the answer */
+    writer target;    /* below the service's base URL */
+    i32 status;       /* of the answer */
     json answer;
 } inquiry;
 
@@ -7583,7 +7611,7 @@ static err inquiry_ask(inquiry *q, str token)
     if (!error && r.status != 200)
         error = E_HttpStatus;
     q->status = r.status;
-    json_start(&q->answer, r.body);
+    json_start(&q->answer, r.body, t->arena);
     if (!error)
         return E_None;
     log_status(&t->skill->log, q->what, r.status, tries, error);
@@ -7621,16 +7649,18 @@ typedef struct line {
  * from UTC, in seconds since 1970; -1 if it is not one. */
 static i64 time_parse(str text)
 {
+    static const u16 least[] = {1970, 1, 1, 0, 0, 0}, most[] = {9999, 12, 31, 23, 59, 60};
     reader r = reader_of(text);
     i64 part[6];
     for (iz i = 0; i < countof(part); i++) {
         if (i && !read_if(&r, S("?--T::").ptr[i]))
             return -1;
         part[i] = read_decimal(&r, i ? 2 : 4);
+        if (part[i] < least[i] || part[i] > most[i])
+            return -1;
     }
     i64 day = days_of_date(part[0], part[1], part[2]);
-    if (r.error || part[0] < 1970 || part[1] < 1 || part[1] > 12 || part[2] < 1 || part[3] > 23 ||
-        part[4] > 59 || part[5] > 60 || day >= days_of_date(part[0], part[1] + 1, 1))
+    if (day >= days_of_date(part[0], part[1] + 1, 1))
         return -1;
     i64 time = ((day * 24 + part[3]) * 60 + part[4]) * 60 + part[5];
     if (read_if(&r, '.'))
@@ -7651,69 +7681,65 @@ static i64 time_parse(str text)
 }
 
 /* validityPeriods: is one of them now? A list that is absent or empty leaves the status valid. */
-static b32 tfl_parse_periods(json *j, task *t)
+static b32 tfl_parse_periods(json *j, i64 now)
 {
     b32 any = 0, applies = 0;
     if (!json_enter(j, JSON_ARRAY))
         return 1;
     while (json_element(j)) {
-        json_walk walk;
         i64 from = -1, to = -1;
         any = 1;
-        if (!json_walk_start(&walk, j, "fromDate toDate isNow"))
+        if (!json_walk_start(j, "fromDate toDate isNow"))
             continue;
-        for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
+        for (i32 i; (i = json_walk_next(j)) >= 0;) {
             if (i == 2)
                 applies |= json_is_true(j);
             else
-                *(i ? &to : &from) = time_parse(json_text(j, t->arena));
+                *(i ? &to : &from) = time_parse(json_text(j));
         }
-        applies |= from >= 0 && from <= t->now && t->now <= to;
+        applies |= from >= 0 && from <= now && now <= to;
     }
     return applies || !any;
 }
 
-static line_status *tfl_parse_status(json *j, task *t)
+static line_status *tfl_parse_status(json *j, i64 now)
 {
-    json_walk walk;
-    line_status *s = arena_new(t->arena, line_status, 1);
+    line_status *s = arena_new(j->arena, line_status, 1);
     if (!s)
         json_fail(j, E_OutOfMemory);
-    if (!json_walk_start(&walk, j,
-                         "statusSeverity statusSeverityDescription reason validityPeriods"))
+    if (!json_walk_start(j, "statusSeverity statusSeverityDescription reason validityPeriods"))
         return 0;
     s->severity = -1;
     s->now = 1;
-    for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
+    for (i32 i; (i = json_walk_next(j)) >= 0;) {
         if (i == 0)
             s->severity = json_small(j, 1000);
         else if (i == 1)
-            s->description = json_text(j, t->arena);
+            s->description = json_text(j);
         else if (i == 2)
-            s->reason = str_trim(json_text(j, t->arena));
+            s->reason = str_trim(json_text(j));
         else
-            s->now = tfl_parse_periods(j, t);
+            s->now = tfl_parse_periods(j, now);
     }
     return s;
 }
 
-static line *tfl_parse_line(json *j, task *t)
+static line *tfl_parse_line(json *j, i64 now)
 {
-    json_walk walk;
-    line *l = arena_new(t->arena, line, 1);
+    line *l = arena_new(j->arena, line, 1);
     if (!l)
         json_fail(j, E_OutOfMemory);
-    if (!json_walk_start(&walk, j, "id name lineStatuses"))
+    if (!json_walk_start(j, "id name lineStatuses"))
         return 0;
-    for (i32 i; (i = json_walk_next(&walk)) >= 0;) {
+    for (i32 i; (i = json_walk_next(j)) >= 0;) {
         if (i == 0) {
-            l->id = json_text(j, t->arena);
+            l->id = json_text(j);
         } else if (i == 1) {
-            l->name = str_trim(json_text(j, t->arena));
+            l->name = str_trim(json_text(j));
         } else if (json_enter(j, JSON_ARRAY)) {
             line_status **tail = &l->statuses;
             while (json_element(j))
-                if ((*tail = tfl_parse_status(j, t)))
+                if ((*tail = tfl_parse_status(j, now)))
                     tail = &(*tail)->next;
         }
     }
@@ -7722,14 +7748,14 @@ static line *tfl_parse_line(json *j, task *t)
 
 /* Appends the lines of an answer to the list. False unless it is an array of lines, one at least,
  * that have a name and an id. */
-static b32 tfl_parse_lines(json *j, task *t, line **list)
+static b32 tfl_parse_lines(json *j, i64 now, line **list)
 {
     b32 good = 0;
     while (*list)
         list = &(*list)->next;
     if (json_enter(j, JSON_ARRAY))
         while (json_element(j)) {
-            line *l = tfl_parse_line(j, t);
+            line *l = tfl_parse_line(j, now);
             good = l && l->name.len && l->id.len;
             if (!good)
                 json_fail(j, E_JsonShape);
@@ -7783,7 +7809,7 @@ static err tfl_status(task *t, const str *ids, iz count, line **lines)
     err error = tfl_ask(&q);
     if (error)
         return error == E_HttpStatus && q.status == 404 ? E_LineUnknown : error;
-    return inquiry_end(&q, tfl_parse_lines(&q.answer, t, lines));
+    return inquiry_end(&q, tfl_parse_lines(&q.answer, t->now, lines));
 }
 
 /* A list of messages in plain text; more than it holds could not be spoken either. */
@@ -7802,25 +7828,28 @@ static void messages_insert(messages *m, iz at, str text)
     m->text[at] = text;
 }
 
+/* A blank, unless nothing or a blank stands before it. */
+static void put_blank(writer *w)
+{
+    if (w->len && writer_last(w) != ' ')
+        put_byte(w, ' ');
+}
+
 /* The text with each run of white space as one blank and none at its ends; a run of full stops is
  * one. With `stop` there is a full stop behind it unless it ends a sentence already. Control
  * characters, which SSML and cards cannot hold, count as white space. */
 static str text_tidy(arena *a, str raw, b32 stop)
 {
     writer w = arena_writer(a, raw.len + 1);
-    b32 apart = 0;
     for (iz i = 0; i < raw.len; i++) {
         u8 c = raw.ptr[i];
-        if (c <= ' ' || c == 0x7f) {
-            apart = w.len > 0;
-            continue;
-        }
-        if (apart)
-            put_byte(&w, ' ');
-        if (c != '.' || writer_last(&w) != '.')
+        if (c <= ' ' || c == 0x7f)
+            put_blank(&w);
+        else if (c != '.' || writer_last(&w) != '.')
             put_byte(&w, c);
-        apart = 0;
     }
+    if (writer_last(&w) == ' ')
+        writer_cut(&w, w.len - 1);
     if (stop && w.len && !is_one_of(writer_last(&w), ".!?"))
         put_byte(&w, '.');
     return arena_keep(a, &w);
@@ -7839,11 +7868,10 @@ static err tfl_disruption(task *t, messages *m)
         return error;
     b32 array = json_enter(j, JSON_ARRAY);
     while (array && json_element(j)) {
-        json_walk walk;
-        if (!json_walk_start(&walk, j, "description"))
+        if (!json_walk_start(j, "description"))
             continue;
-        while (json_walk_next(&walk) >= 0) {
-            str text = text_tidy(t->arena, json_text(j, t->arena), 0);
+        while (json_walk_next(j) >= 0) {
+            str text = text_tidy(t->arena, json_text(j), 0);
             iz at = 0;
             while (at < m->count && str_order_nocase(m->text[at], text) < 0)
                 at++;
@@ -7889,7 +7917,6 @@ static err preferences_get(task *t, str token, line_ids *favourites)
 {
     inquiry q;
     json *j = &q.answer;
-    json_walk walk;
     b32 listed = 0;
     err odd = E_None;
     inquiry_start(&q, t, &t->skill->preferences, "preferences");
@@ -7897,10 +7924,10 @@ static err preferences_get(task *t, str token, line_ids *favourites)
     err error = inquiry_ask(&q, token);
     if (error)
         return q.status == 401 || q.status == 403 ? E_AccessTokenRefused : error;
-    if (json_walk_start(&walk, j, "favoriteLines"))
-        while (json_walk_next(&walk) >= 0)
+    if (json_walk_start(j, "favoriteLines"))
+        while (json_walk_next(j) >= 0)
             for (listed = json_enter(j, JSON_ARRAY); listed && json_element(j);) {
-                str id = json_text(j, t->arena);
+                str id = json_text(j);
                 if (line_id_valid(id))
                     line_ids_add_today(favourites, id);
                 else
@@ -7983,29 +8010,37 @@ static str severity_row(i32 severity)
 
 enum { SEVERITY_COUNT = 21, SEVERITY_GOOD = 10, SEVERITY_INFORMATION = 19 };
 
-/* Folds a text for comparison: lower case, "&" as "and", dots and apostrophes left out, words apart
- * by one blank. */
-static str text_fold(writer *w, str text)
+/* Is it a letter or digit, or part of one in UTF-8? */
+static b32 is_word(u8 c)
 {
+    return is_alnum(c) || c >= 0x80;
+}
+
+/* Folds a text for comparison: lower case, "&" as "and", dots and apostrophes left out, words apart
+ * by one blank. "" if it becomes longer than `cap`. */
+static str text_fold(arena *a, iz cap, str text)
+{
+    writer out = arena_writer(a, cap), *w = &out;
     for (iz i = 0; i < text.len; i++) {
-        u8 c = to_lower(text.ptr[i]), last = writer_last(w);
-        b32 apart = last && last != ' ';
-        if (c == '&')
-            put_text(w, apart ? " and " : "and ");
-        else if (is_alnum(c) || c >= 0x80)
+        u8 c = to_lower(text.ptr[i]);
+        if (c == '&') {
+            put_blank(w);
+            put_text(w, "and ");
+        } else if (is_word(c)) {
             put_byte(w, c);
-        else if (c < ' ' && !is_space(c))
+        } else if (c < ' ' && !is_space(c)) {
             put_byte(w, '?');
-        else if (apart && !is_one_of(c, ".'"))
-            put_byte(w, ' ');
+        } else if (!is_one_of(c, ".'")) {
+            put_blank(w);
+        }
     }
     return w->error ? S("") : str_trim(written(w));
 }
 
 /* Folds what was said to the form of the table: without "the" in front and "line" behind. */
-static str line_fold(writer *w, str said)
+static str line_fold(arena *a, str said)
 {
-    str folded = text_fold(w, said);
+    str folded = text_fold(a, LINE_FOLD_MAX, said);
     while (str_starts(folded, S("the ")))
         folded = str_from(folded, 4);
     while (str_ends(folded, S(" line")))
@@ -8019,11 +8054,9 @@ typedef struct {
 } known_line;
 
 /* The line that is meant by what was said; false if there is none. */
-static b32 line_find(str said, known_line *found)
+static b32 line_find(arena *a, str said, known_line *found)
 {
-    u8 buf[64];
-    writer w = writer_of(buf, countof(buf));
-    str folded = line_fold(&w, said), rows = line_rows();
+    str folded = line_fold(a, said), rows = line_rows();
     while (folded.len && rows.len) {
         str row = str_cut(&rows, '\n'), called = str_cut(&row, '|');
         found->id = called;
@@ -8035,100 +8068,115 @@ static b32 line_find(str said, known_line *found)
     return 0;
 }
 
-static b32 is_word(str text, iz i)
+/* A run of such characters. */
+static str read_word(reader *r)
 {
-    return is_alnum(str_at(text, i)) || str_at(text, i) >= 0x80;
+    const u8 *start = r->at;
+    while (is_word(reader_peek(r)))
+        read_byte(r);
+    return (str){start, r->at - start};
 }
 
-/* Is the word that begins at i the name of a saint, as it stands in the names of places? Letters s
- * at the end, as in James's and St Albans, and the apostrophe do not count. */
-static b32 say_is_saint(str text, iz i)
+/* Is the next word the name of a saint, as it stands in the names of places? Letters s at the end,
+ * as in James's and St Albans, and the apostrophe do not count. It is put together in the room
+ * that w has, which holds the word as well when it is said. */
+static b32 say_is_saint(writer *w, reader *text)
 {
-    str saints = S("pancra paul jame john alban andrew ann anne barnaba dunstan george gile helen "
-                   "helier katharine leonard luke margaret mark martin mary matthew michael neot "
-                   "nichola olave peter quintin raphael saviour stephen thoma");
-    u8 buf[16];
-    writer w = writer_of(buf, countof(buf));
-    for (; is_word(text, i) || str_at(text, i) == '\''; i++)
-        if (is_alnum(text.ptr[i])) /* not an apostrophe of either form */
-            put_byte(&w, to_lower(text.ptr[i]));
-    while (w.len && w.buf[w.len - 1] == 's')
-        w.len--;
-    while (saints.len && !w.error)
-        if (str_eq(str_cut(&saints, ' '), written(&w)))
-            return 1;
+    iz start = w->len;
+    for (u8 c; c = reader_peek(text), is_word(c) || c == '\''; read_byte(text))
+        if (is_alnum(c)) /* not an apostrophe of either form */
+            put_byte(w, to_lower(c));
+    str name = str_from(written(w), start);
+    while (str_at(name, name.len - 1) == 's')
+        name.len--;
+    i32 saint = str_word(
+        name,
+        "pancra paul jame john alban andrew ann anne barnaba dunstan george gile helen helier "
+        "katharine leonard luke margaret mark martin mary matthew michael neot nichola olave "
+        "peter quintin raphael saviour stephen thoma");
+    writer_cut(w, start);
+    return saint >= 0;
+}
+
+/* Steps over the "/b" of N/b, if that is what follows. */
+static b32 say_is_bound(reader *text)
+{
+    const u8 *behind = text->at;
+    if (read_if(text, '/') && read_one_of(text, "bB") && !is_word(reader_peek(text)))
+        return 1;
+    text->at = behind;
     return 0;
 }
 
-/* Is the "St" at from..to a street's? The word before it ends right before the blanks and begins
- * with a capital. */
-static b32 say_is_street(str text, iz from, iz to)
+/* Does no saint follow the "St"? Then it is a street's, and a dot behind it is stepped over that
+ * abbreviates and does not end the sentence. */
+static b32 say_is_street(writer *w, reader *text)
 {
-    iz before = from, after = to;
-    while (str_at(text, before - 1) == ' ')
-        before--;
-    if (before == from || !is_word(text, before - 1))
+    const u8 *behind = text->at;
+    while (read_one_of(text, ". "))
+        ;
+    b32 saint = say_is_saint(w, text);
+    text->at = behind;
+    if (saint)
         return 0;
-    while (before && str_at(text, before - 1) != ' ')
-        before--;
-    while (!is_word(text, before))
-        before++;
-    while (is_one_of(str_at(text, after), ". "))
-        after++;
-    return is_upper(str_at(text, before)) && !say_is_saint(text, after);
+    if (read_if(text, '.')) {
+        while (read_if(text, ' '))
+            ;
+        u8 c = reader_peek(text);
+        text->at = behind + (is_alnum(c) && !is_upper(c));
+    }
+    return 1;
 }
 
-/* How the word at from..to is said, as a null pointer where it is said as it stands. *to moves on
- * over what belongs to the abbreviation. */
-static str say_word(str text, iz from, iz *to)
+/* How a word is said. The text behind it moves on over what belongs to the abbreviation. `named`
+ * tells whether a word with a capital stands before it, as before the St of a street. */
+static str say_word(writer *w, reader *text, str word, b32 named)
 {
-    str word = str_span(text, from, *to);
     str words = S("DLR=D.L.R. TfL=T.F.L. TFL=T.F.L. Rd=Road Stn=station stn=station mins=minutes "
                   "Mins=minutes N=northbound n=northbound S=southbound s=southbound E=eastbound "
-                  "e=eastbound W=westbound w=westbound ");
-    b32 bound = str_at(text, *to) == '/' && to_lower(str_at(text, *to + 1)) == 'b' &&
-                !is_word(text, *to + 2);
+                  "e=eastbound W=westbound w=westbound St=Street ST=Street");
     while (words.len) {
         str said = str_cut(&words, ' ');
-        if (!str_eq(str_cut(&said, '='), word) || (word.len == 1 && !bound))
+        if (!str_eq(str_cut(&said, '='), word))
             continue;
-        *to += word.len == 1 ? 2 : 0;
-        return said;
+        if (word.len == 1 ? say_is_bound(text)
+                          : !str_is(said, "Street") || (named && say_is_street(w, text)))
+            word = said;
+        break;
     }
-    if ((!str_is(word, "St") && !str_is(word, "ST")) || !say_is_street(text, from, *to))
-        return (str){0, 0};
-    iz next = *to + 1; /* a dot that abbreviates, not one that ends the sentence */
-    while (str_at(text, next) == ' ')
-        next++;
-    if (str_at(text, *to) == '.' && is_alnum(str_at(text, next)) && !is_upper(str_at(text, next)))
-        ++*to;
-    return S("Street");
+    return word;
 }
 
 /* Writes text as SSML to be spoken: verbalised, escaped, with no two full stops in a row. */
 static void say_put(writer *w, str text)
 {
-    for (iz i = 0; i < text.len;) {
-        iz end = i;
-        while (is_word(text, end))
-            end++;
-        str said = end > i ? say_word(text, i, &end) : (str){0, 0};
-        u8 c = str_at(text, i), last = writer_last(w);
-        if (said.ptr)
-            put(w, said);
-        else if (end > i)
-            put(w, str_span(text, i, end));
-        else if (c == '&')
-            put_text(w, last == ' ' || !last ? "and" : " and");
-        else if (c == '<')
+    reader r = reader_of(text);
+    u8 first = 0;  /* letter of this run of what is no blank */
+    b32 named = 0; /* does a run that begins with a capital end here, or before the blanks here */
+    while (reader_left(&r)) {
+        str word = read_word(&r);
+        if (word.len) {
+            put(w, say_word(w, &r, word, named && !first));
+            first = first ? first : word.ptr[0];
+            named = is_upper(first);
+            continue;
+        }
+        u8 c = read_byte(&r);
+        if (c == ' ')
+            first = 0;
+        else
+            named = 0;
+        if (c == '&') {
+            put_blank(w);
+            put_text(w, "and");
+            if (reader_peek(&r) != ' ')
+                put_byte(w, ' ');
+        } else if (c == '<')
             put_text(w, "&lt;");
         else if (c == '>')
             put_text(w, "&gt;");
-        else if (c != '.' || last != '.')
+        else if (c != '.' || writer_last(w) != '.')
             put_byte(w, c);
-        if (c == '&' && str_at(text, i + 1) != ' ')
-            put_byte(w, ' ');
-        i = end > i ? end : i + 1;
     }
 }
 
@@ -8138,6 +8186,7 @@ static void say_put(writer *w, str text)
 static str text_cut(str s, iz max)
 {
     iz sentence = 0, word = 0, character = 0, entity = -4; /* &lt; has four bytes */
+    iz letters = 0;                                        /* of the word right before c */
     if (s.len <= max)
         return s;
     for (iz i = 1; i <= max; i++) {
@@ -8145,11 +8194,11 @@ static str text_cut(str s, iz max)
         entity = c == '&' ? i : c == ';' ? -4 : entity;
         if ((s.ptr[i] & 0xc0) != 0x80 && i - entity >= 4)
             character = i;
-        if (s.ptr[i] != ' ')
-            continue;
-        word = i;
-        if (c == '!' || c == '?' || (c == '.' && (is_word(s, i - 3) || !is_word(s, i - 2))))
+        if (s.ptr[i] == ' ')
+            word = i;
+        if (word == i && (c == '!' || c == '?' || (c == '.' && letters != 1)))
             sentence = i;
+        letters = is_word(c) ? letters + 1 : 0;
     }
     return str_span(s, 0, sentence ? sentence : word ? word : character);
 }
@@ -8163,13 +8212,6 @@ static void line_put_name(writer *w, str name)
                 (n > 5 && str_eq_nocase(str_from(name, n - 5), S(" line")));
     if (!whole)
         put_text(w, " line");
-}
-
-/* A blank, unless nothing stands before it. */
-static void put_blank(writer *w)
-{
-    if (w->len)
-        put_byte(w, ' ');
 }
 
 /* A sentence of the table with the line's name for %, or "it" where the name is empty. */
@@ -8219,11 +8261,9 @@ static void status_put(writer *w, const line_status *s, str name)
 
 /* Is this prefix of a reason the line's own name, with or without "line"? What people call the
  * line is not: Hammersmith may be the station. */
-static b32 line_is_called(str prefix, str name)
+static b32 line_is_called(arena *a, str prefix, str name)
 {
-    u8 one[64], two[64];
-    writer w1 = writer_of(one, countof(one)), w2 = writer_of(two, countof(two));
-    str called = line_fold(&w1, prefix), own = line_fold(&w2, name);
+    str called = line_fold(a, prefix), own = line_fold(a, name);
     if (str_is(called, "docklands light railway"))
         called = S("dlr");
     return called.len && str_eq(called, own);
@@ -8234,7 +8274,7 @@ static b32 line_is_called(str prefix, str name)
 static str reason_of(const line *l, str name, arena *a, str raw)
 {
     str text = text_tidy(a, raw, 1), rest = text, prefix = str_cut(&rest, ':');
-    while (rest.len && (line_is_called(prefix, l->name) || line_is_called(prefix, name))) {
+    while (rest.len && (line_is_called(a, prefix, l->name) || line_is_called(a, prefix, name))) {
         text = rest = str_trim(rest);
         prefix = str_cut(&rest, ':');
     }
@@ -8244,14 +8284,12 @@ static str reason_of(const line *l, str name, arena *a, str raw)
 /* Does the text name the line, whatever the case and the form of "and"? */
 static b32 text_names(arena *a, str text, str name)
 {
-    u8 called[96], folded[96];
     b32 found = 0;
-    writer all = writer_of(called, countof(called)), w = writer_of(folded, countof(folded));
-    line_put_name(&all, name);
-    str wanted = text_fold(&w, all.error ? S("") : written(&all));
     u8 *mark = a->at;
-    all = arena_writer(a, text.len * 5);
-    text = text_fold(&all, text);
+    writer all = arena_writer(a, LINE_NAME_MAX);
+    line_put_name(&all, name);
+    str wanted = text_fold(a, LINE_NAME_MAX, all.error ? S("") : written(&all));
+    text = text_fold(a, text.len * 5, text);
     for (iz i = 0; wanted.len && i + wanted.len <= text.len && !found; i++)
         found = str_eq(str_span(text, i, i + wanted.len), wanted);
     arena_rewind(a, mark);
@@ -8328,20 +8366,31 @@ static str line_message(const line *l, str name, arena *a)
 typedef struct {
     str title;    /* of the card; no card without one */
     str reprompt; /* the question that leaves the session open; closed without one */
-    b8 link;     /* LinkAccount in place of a Standard card */
+    b8 link;      /* LinkAccount in place of a Standard card */
     messages said;
 } answer;
 
-static void answer_say(answer *r, str text)
+static void answer_add(answer *r, str text)
 {
     messages_insert(&r->said, r->said.count, text);
 }
 
-/* Says it and leaves the session open, with the usual question. */
-static void answer_ask(answer *r, str text)
+/* A literal. */
+static void answer_say(answer *r, const char *text)
+{
+    answer_add(r, str_of_array(text, URL_MAX));
+}
+
+/* Leaves the session open, with the usual question. */
+static void answer_open(answer *r)
+{
+    r->reprompt = S("What would you like to know?");
+}
+
+static void answer_ask(answer *r, const char *text)
 {
     answer_say(r, text);
-    r->reprompt = S("What would you like to know?");
+    answer_open(r);
 }
 
 /* Messages as the inside of a JSON string, as many as fit into max bytes: as SSML, one plain and
@@ -8445,35 +8494,34 @@ static str answer_write(const answer *r, arena *a)
 
 static void intent_apologise(answer *r, b32 preferences)
 {
-    answer_say(r, preferences
-                      ? S("Sorry, I can't reach your preferences. Please try again later.")
-                      : S("Sorry, I can't get the latest from TfL. Please try again later."));
+    answer_say(r, preferences ? "Sorry, I can't reach your preferences. Please try again later."
+                              : "Sorry, I can't get the latest from TfL. Please try again later.");
 }
 
 static void intent_launch(answer *r)
 {
-    answer_ask(r, S("Welcome to London Travel. Ask me about a line, about disruption, or about "
-                    "your commute. What would you like to know?"));
+    answer_say(r, "Welcome to London Travel. Ask me about a line, about disruption, or about your "
+                  "commute. What would you like to know?");
     r->reprompt = S("What would you like to know? You could say: how is the Victoria line?");
 }
 
 static void intent_help(answer *r)
 {
-    answer_ask(r, S("I can tell you how trains are running on the Tube, London Overground, the "
-                    "DLR and the Elizabeth line. Say: how is the Central line, or: is there any "
-                    "disruption. Once your account is linked, say: how is my commute. What would "
-                    "you like to know?"));
+    answer_ask(r, "I can tell you how trains are running on the Tube, London Overground, the "
+                  "DLR and the Elizabeth line. Say: how is the Central line, or: is there any "
+                  "disruption. Once your account is linked, say: how is my commute. What would "
+                  "you like to know?");
 }
 
 static void intent_goodbye(answer *r)
 {
-    answer_say(r, S("Goodbye, and travel safely."));
+    answer_say(r, "Goodbye, and travel safely.");
 }
 
 static void intent_sorry_what(answer *r)
 {
-    answer_ask(r, S("Sorry, I can't help with that. Ask me about a line, about disruption, or "
-                    "about your commute. What would you like to know?"));
+    answer_ask(r, "Sorry, I can't help with that. Ask me about a line, about disruption, or "
+                  "about your commute. What would you like to know?");
 }
 
 static void intent_repeat(task *t, const alexa_request *q, answer *r)
@@ -8482,7 +8530,8 @@ static void intent_repeat(task *t, const alexa_request *q, answer *r)
     last = text_tidy(t->arena, last, 1);
     if (!last.len)
         last = S("There is nothing to repeat yet. What would you like to know?");
-    answer_ask(r, last);
+    answer_add(r, last);
+    answer_open(r);
 }
 
 /* The six lines as one: a single message where they all fare alike, else one for each that is not
@@ -8498,7 +8547,7 @@ static void intent_overground(task *t, const line *lines, answer *r)
         first = first.ptr ? first : message;
     }
     if (alike && first.ptr) {
-        answer_say(r, first);
+        answer_add(r, first);
         return;
     }
     for (const line *l = lines; l; l = l->next) {
@@ -8506,28 +8555,29 @@ static void intent_overground(task *t, const line *lines, answer *r)
         good = l->statuses && (!count || (!status_badness(now[0]) && !now[0]->reason.len));
         rest |= good;
         if (!good)
-            answer_say(r, line_message(l, l->name, t->arena));
+            answer_add(r, line_message(l, l->name, t->arena));
     }
     if (rest)
-        answer_say(r, S("There is a good service on the other London Overground lines."));
+        answer_say(r, "There is a good service on the other London Overground lines.");
 }
 
 /* The states of lines in groups of LINES_PER_CALL; a group that TfL answers with 404 is asked line
  * by line. Lines that TfL does not know are counted in *unknown. */
 static err lines_status(task *t, const line_ids *ids, line **lines, iz *unknown)
 {
-    for (iz at = 0; at < ids->count; at += LINES_PER_CALL) {
-        iz count = ids->count - at;
-        count = count < LINES_PER_CALL ? count : LINES_PER_CALL;
+    for (iz at = 0, apart = 0; at < ids->count;) { /* those before `apart` are asked one by one */
+        iz left = ids->count - at, count = left < LINES_PER_CALL ? left : LINES_PER_CALL;
+        if (at < apart)
+            count = 1;
         err error = tfl_status(t, ids->id + at, count, lines);
-        for (iz i = 0; error == E_LineUnknown && i < count; i++) {
-            err one = count > 1 ? tfl_status(t, ids->id + at + i, 1, lines) : error;
-            *unknown += one == E_LineUnknown;
-            if (one && one != E_LineUnknown)
-                return one;
-        }
         if (error && error != E_LineUnknown)
             return error;
+        if (error && count > 1) {
+            apart = at + count;
+            continue;
+        }
+        *unknown += error == E_LineUnknown;
+        at += count;
     }
     return E_None;
 }
@@ -8538,12 +8588,15 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
     line *lines = 0;
     iz unknown = 0;
     known_line wanted;
-    if (!line_find(q->slot_id, &wanted) && !line_find(q->slot_name, &wanted) &&
-        !line_find(q->member[ALEXA_SLOT], &wanted)) {
-        str sorry = S("Sorry, I don't know that line. Which line would you like to hear about?");
-        str which = str_from(sorry, S("Sorry, I don't know that line. ").len);
-        answer_ask(r, q->member[ALEXA_SLOT].len ? sorry : which);
-        r->reprompt = which;
+    i32 said = ALEXA_SLOT_ID;
+    while (said >= ALEXA_SLOT && !line_find(t->arena, q->member[said], &wanted))
+        said--;
+    if (said < ALEXA_SLOT) {
+        r->reprompt = S("Which line would you like to hear about?");
+        answer_say(r,
+                   q->member[ALEXA_SLOT].len
+                       ? "Sorry, I don't know that line. Which line would you like to hear about?"
+                       : "Which line would you like to hear about?");
         return;
     }
     line_ids_add_today(&ids, wanted.id);
@@ -8557,7 +8610,7 @@ static void intent_status(task *t, const alexa_request *q, answer *r)
     if (ids.count > 1)
         intent_overground(t, lines, r);
     else
-        answer_say(r, line_message(lines, wanted.name, t->arena));
+        answer_add(r, line_message(lines, wanted.name, t->arena));
 }
 
 static void intent_disruption(task *t, answer *r)
@@ -8568,11 +8621,9 @@ static void intent_disruption(task *t, answer *r)
         return;
     }
     r->title = S("Disruption");
-    if (!r->said.count)
-        answer_say(r, S("There is no disruption on the Tube, London Overground, the DLR or the "
-                        "Elizabeth line."));
-    else
-        answer_say(r, S("No other disruption is reported."));
+    answer_say(r, r->said.count ? "No other disruption is reported."
+                                : "There is no disruption on the Tube, London Overground, the DLR "
+                                  "or the Elizabeth line.");
 }
 
 /* The lines in alphabetical order of their names. */
@@ -8593,8 +8644,8 @@ static line *lines_sorted(line *lines)
 static void intent_link(answer *r)
 {
     r->link = 1;
-    answer_say(r, S("To hear about your commute, please link your account. I've sent a card to "
-                    "the Alexa app that shows how."));
+    answer_say(r, "To hear about your commute, please link your account. I've sent a card to "
+                  "the Alexa app that shows how.");
 }
 
 static void intent_commute(task *t, const alexa_request *q, answer *r)
@@ -8604,17 +8655,15 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
     iz unknown = 0;
     str token = alexa_token(q);
     if (t->skill->preferences.error == E_PreferencesNotSet) {
-        answer_say(r, S("Sorry, your commute isn't set up in this skill."));
+        answer_say(r, "Sorry, your commute isn't set up in this skill.");
         return;
     }
-    if (token.len && !alexa_token_valid(token))
-        log_line(&t->skill->log, LOG_ERROR, "access token", S(""), E_AccessTokenInvalid);
-    if (!alexa_token_valid(token)) {
-        intent_link(r);
-        return;
-    }
-    err error = preferences_get(t, token, &favourites);
-    if (error == E_AccessTokenRefused) {
+    err error = E_AccessTokenInvalid;
+    if (alexa_token_valid(token))
+        error = preferences_get(t, token, &favourites);
+    else if (token.len)
+        log_line(&t->skill->log, LOG_ERROR, "access token", S(""), error);
+    if (error == E_AccessTokenInvalid || error == E_AccessTokenRefused) {
         intent_link(r);
         return;
     }
@@ -8623,8 +8672,8 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
         return;
     }
     if (!favourites.count) {
-        answer_say(r, S("You haven't chosen any favourite lines yet. You can choose them on the "
-                        "London Travel website."));
+        answer_say(r, "You haven't chosen any favourite lines yet. You can choose them on the "
+                      "London Travel website.");
         return;
     }
     error = lines_status(t, &favourites, &lines, &unknown);
@@ -8634,66 +8683,81 @@ static void intent_commute(task *t, const alexa_request *q, answer *r)
     }
     r->title = S("Your commute");
     for (line *l = lines_sorted(lines); l; l = l->next)
-        answer_say(r, line_message(l, l->name, t->arena));
+        answer_add(r, line_message(l, l->name, t->arena));
     if (unknown)
-        answer_say(r, unknown > 1 ? S("TfL doesn't know some of your favourite lines.")
-                                  : S("TfL doesn't know one of your favourite lines."));
+        answer_say(r, unknown > 1 ? "TfL doesn't know some of your favourite lines."
+                                  : "TfL doesn't know one of your favourite lines.");
 }
+
+/* The skill's intents, in the order of their names. */
+enum {
+    INTENT_STATUS,
+    INTENT_DISRUPTION,
+    INTENT_COMMUTE,
+    INTENT_HELP,
+    INTENT_REPEAT,
+    INTENT_FALLBACK,
+    INTENT_GOODBYE, /* and two more */
+};
 
 /* False for an intent that is not the skill's: it gets a polite answer all the same. */
 static b32 intent_answer(task *t, const alexa_request *q, answer *r)
 {
-    str name = q->member[ALEXA_INTENT];
-    if (str_is(name, "StatusIntent"))
+    i32 intent = str_word(q->member[ALEXA_INTENT],
+                          "StatusIntent DisruptionIntent CommuteIntent AMAZON.HelpIntent "
+                          "AMAZON.RepeatIntent AMAZON.FallbackIntent AMAZON.StopIntent "
+                          "AMAZON.CancelIntent AMAZON.NavigateHomeIntent");
+    if (intent == INTENT_STATUS)
         intent_status(t, q, r);
-    else if (str_is(name, "DisruptionIntent"))
+    else if (intent == INTENT_DISRUPTION)
         intent_disruption(t, r);
-    else if (str_is(name, "CommuteIntent"))
+    else if (intent == INTENT_COMMUTE)
         intent_commute(t, q, r);
-    else if (str_is(name, "AMAZON.HelpIntent"))
+    else if (intent == INTENT_HELP)
         intent_help(r);
-    else if (str_is(name, "AMAZON.StopIntent") || str_is(name, "AMAZON.CancelIntent") ||
-             str_is(name, "AMAZON.NavigateHomeIntent"))
-        intent_goodbye(r);
-    else if (str_is(name, "AMAZON.RepeatIntent"))
+    else if (intent == INTENT_REPEAT)
         intent_repeat(t, q, r);
-    else {
+    else if (intent >= INTENT_GOODBYE)
+        intent_goodbye(r);
+    else
         intent_sorry_what(r);
-        return str_is(name, "AMAZON.FallbackIntent");
-    }
-    return 1;
+    return intent >= 0;
 }
+
+/* The types of requests, in the order of their names. */
+enum { REQUEST_LAUNCH, REQUEST_INTENT, REQUEST_SESSION_ENDED, REQUEST_EXCEPTION };
 
 /* Answers a request. A type that takes no speech, or that is not known, leaves the answer empty,
  * which is written as the minimal valid response. */
 static void alexa_answer(task *t, const alexa_request *q, answer *r)
 {
-    str type = q->member[ALEXA_TYPE];
+    i32 type = str_word(q->member[ALEXA_TYPE], "LaunchRequest IntentRequest SessionEndedRequest "
+                                               "System.ExceptionEncountered");
     const char *what = "session ended by";
     str which = q->member[ALEXA_ERROR];
     log_level level = LOG_ERROR;
     err error = E_SkillException;
-    if (str_is(type, "LaunchRequest")) {
+    if (type == REQUEST_LAUNCH) {
         intent_launch(r);
         return;
-    } else if (str_is(type, "IntentRequest")) {
+    } else if (type == REQUEST_INTENT) {
         if (intent_answer(t, q, r))
             return;
         what = "intent";
         which = q->member[ALEXA_INTENT];
         level = LOG_WARN;
         error = E_UnhandledIntent;
-    } else if (str_is(type, "SessionEndedRequest")) {
+    } else if (type == REQUEST_SESSION_ENDED) {
         if (!which.len) {
             which = q->member[ALEXA_REASON];
             level = LOG_INFO;
             error = E_None;
         }
-    } else if (str_is(type, "System.ExceptionEncountered")) {
+    } else if (type == REQUEST_EXCEPTION) {
         what = "exception";
     } else {
         what = "request type";
-        which = type;
+        which = q->member[ALEXA_TYPE];
         level = LOG_WARN;
         error = E_UnhandledRequestType;
     }
