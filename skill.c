@@ -341,8 +341,8 @@ static i64 os_unix_ms(void);   /* ms since 1970, UTC */
 static void os_sleep(i64 until);
 
 static void os_random(u8 *out, iz n);
-static b32
-os_cpu_aes(void); /* has the processor the instructions that section 6 wants for AES-GCM */
+/* Has the processor the instructions that section 6 wants for AES-GCM? `env` is start-up's. */
+static b32 os_cpu_aes(const char *const *env);
 
 /* The whole of a file, to be read only; {0, 0} if there is none. os_unmap gives it back. */
 static str os_map(const char *path);
@@ -6275,7 +6275,7 @@ static void connection_handshake(connection *c)
     if (!c->tls)
         c->tls = arena_new(net->process, tls, 1);
     if (!net->cpu_asked)
-        net->cpu_aes = os_cpu_aes();
+        net->cpu_aes = os_cpu_aes(net->env);
     net->cpu_asked = 1;
     str roots = network_roots(net);
     if (!c->tls || !roots.len) {
@@ -8654,6 +8654,19 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
  * ------------------------------------------------------------------------------------------ */
 #ifndef SKILL_TEST
 
+enum { AT_HWCAP = 16, AT_RANDOM = 25 };
+
+/* A value of the auxiliary vector, which lies behind the environment; 0 if it has none. */
+static uz os_auxiliary(const char *const *env, uz type)
+{
+    while (*env)
+        env++;
+    const uz *aux = (const uz *)(env + 1);
+    while (*aux && *aux != type)
+        aux += 2;
+    return *aux ? aux[1] : 0;
+}
+
 #ifdef __x86_64__
 
 enum {
@@ -8703,9 +8716,10 @@ __asm__(".globl _start\n"
 
 /* CPUID.1:ECX has PCLMULQDQ in bit 1 and AES-NI in bit 25. In a virtual machine it traps, which
  * takes some microseconds. */
-static b32 os_cpu_aes(void)
+static b32 os_cpu_aes(const char *const *env)
 {
     u32 a = 1, b, c = 0, d;
+    (void)env;
     __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
     return (c >> 1 & c >> 25 & 1) != 0;
 }
@@ -8756,13 +8770,11 @@ __asm__(".globl _start\n"
         "mov x0, sp\n"
         "b start\n");
 
-/* ID_AA64ISAR0_EL1 has 2 in bits 4 to 7 where there are both AES and PMULL. The kernel lets
- * programs read it (Documentation/arm64/cpu-feature-registers.rst), by a trap. */
-static b32 os_cpu_aes(void)
+/* HWCAP has AES in bit 3 and PMULL in bit 4 (Documentation/arm64/elf_hwcaps.rst). */
+static b32 os_cpu_aes(const char *const *env)
 {
-    u64 features;
-    __asm__ volatile("mrs %0, id_aa64isar0_el1" : "=r"(features));
-    return (features >> 4 & 15) >= 2;
+    u64 features = os_auxiliary(env, AT_HWCAP);
+    return (features >> 3 & features >> 4 & 1) != 0;
 }
 
 #endif
@@ -8776,6 +8788,7 @@ enum {
     EHOSTUNREACH = 113,
     ENETUNREACH = 101,
     EINPROGRESS = 115,
+    EISCONN = 106,
     EINTR = 4,
     AF_INET = 2,
     AF_INET6 = 10,
@@ -8789,7 +8802,6 @@ enum {
     POLLOUT = 4,
     CLOCK_REALTIME = 0,
     CLOCK_MONOTONIC = 1,
-    AT_RANDOM = 25,
     AT_FDCWD = -100,
     O_CLOEXEC = 02000000,
     SEEK_END = 2,
@@ -8915,6 +8927,7 @@ static err os_error(long result)
         {ECONNREFUSED, E_ConnectRefused}, {ECONNRESET, E_ConnectionReset},
         {EPIPE, E_ConnectionReset},       {ETIMEDOUT, E_TimedOut},
         {EHOSTUNREACH, E_Unreachable},    {ENETUNREACH, E_Unreachable},
+        {EISCONN, E_None}, /* gVisor's word for a connect that has succeeded meanwhile */
     };
     for (iz i = 0; i < countof(rows); i++)
         if (result == -rows[i][0])
@@ -9047,7 +9060,8 @@ void __stack_chk_fail(void)
 static u8 process_memory[PROCESS_BYTES] __attribute__((aligned(16)));
 static u8 invocation_memory[INVOCATION_BYTES] __attribute__((aligned(16)));
 
-static i32 start_guarded(const char *const *env)
+/* Kept out of line: in `start`, which has no guard, none would be checked up to the last return. */
+__attribute__((noinline)) static i32 start_guarded(const char *const *env)
 {
     arena process = arena_of(process_memory, PROCESS_BYTES);
     arena event = arena_of(invocation_memory, INVOCATION_BYTES);
@@ -9059,12 +9073,9 @@ static i32 start_guarded(const char *const *env)
 __attribute__((used, noreturn, no_stack_protector)) static void start(const uz *sp)
 {
     const char *const *env = (const char *const *)(sp + sp[0] + 2);
-    const uz *aux = (const uz *)env;
-    while (*aux)
-        aux++;
-    for (aux++; *aux; aux += 2)
-        if (*aux == AT_RANDOM)
-            __stack_chk_guard = *(const word *)aux[1] << 8;
+    const word *random = (const word *)os_auxiliary(env, AT_RANDOM);
+    if (random)
+        __stack_chk_guard = *random << 8;
     system_call(SYS_exit_group, start_guarded(env), 0, 0);
     __builtin_trap();
 }
