@@ -5740,9 +5740,9 @@ static void dns_read_name(reader *r, str message, dns_name *out)
 /* The addresses of a name: IPv4 before IPv6, otherwise in the order they came in. `ttl` is the
  * least of the records that led to them, in seconds. */
 typedef struct {
-    address at[DNS_ADDRESSES_MAX];
     iz count;
     i64 ttl;
+    address at[DNS_ADDRESSES_MAX];
 } dns_answer;
 
 /* Adds an address; when all places are taken, IPv6 gives way to IPv4 and the rest is dropped. */
@@ -5783,11 +5783,14 @@ static err dns_follow(str reply, reader r, iz answers, iz all, dns_name *name, u
     do {
         reader walk = r;
         before = aliases;
-        for (iz i = 0; i < all && !walk.error; i++) {
+        for (iz i = 0; i < all; i++) {
             dns_read_name(&walk, reply, &owner);
-            u64 type = read_be(&walk, 4), ttl = read_be(&walk, 4);
+            u32 type = (u32)read_be(&walk, 4);
+            i32 ttl = (i32)read_be(&walk, 4);
             reader data = reader_of(read_bytes(&walk, (iz)read_be(&walk, 2)));
-            if (i >= answers || walk.error || !dns_name_eq(&owner, name))
+            if (walk.error)
+                return E_DnsReplyInvalid;
+            if (i >= answers || !dns_name_eq(&owner, name))
                 continue;
             if (type == kind) {
                 address a = {.v6 = kind == DNS_AAAA};
@@ -5804,12 +5807,9 @@ static err dns_follow(str reply, reader r, iz answers, iz all, dns_name *name, u
             }
             if (data.error || reader_left(&data))
                 return E_DnsReplyInvalid;
-            if (ttl >> 31)
-                ttl = 0; /* RFC 2181 8 */
-            if ((i64)ttl < out->ttl)
-                out->ttl = (i64)ttl;
+            out->ttl = earlier(out->ttl, ttl < 0 ? 0 : ttl); /* RFC 2181 8 */
         }
-        if (walk.error || reader_left(&walk))
+        if (reader_left(&walk))
             return E_DnsReplyInvalid;
     } while (!found && aliases > before);
     return found ? E_None : E_DnsNoAddress;
