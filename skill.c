@@ -6291,32 +6291,40 @@ static void connection_handshake(connection *c)
     os_unmap(roots);
 }
 
+/* Receives until there is something to take, an error, or the end of the stream. */
+static void connection_receive(connection *c, i64 until)
+{
+    connection_drop(c);
+    if (c->to.https) {
+        connection_flush(c);
+        while (!c->error && !tls_plain(c->tls).len && !tls_closed(c->tls))
+            connection_exchange(c, until);
+        c->data = tls_plain(c->tls).ptr;
+        c->len = c->error ? 0 : tls_plain(c->tls).len;
+    } else {
+        iz n = os_recv(c->fd, c->buffer, CONNECTION_BUFFER, until, &c->error);
+        c->data = c->buffer;
+        c->len = n > 0 ? n : 0;
+    }
+}
+
 /* Is the kept connection fit for another request? Not when it was closed meanwhile, or when bytes
  * have come that nobody asked for (RFC 9112 section 9.2); tickets and new keys of TLS may. */
 static b32 connection_is_idle(connection *c)
 {
-    err error = E_None;
-    if (!c->to.https)
-        return os_recv(c->fd, c->buffer, 1, 0, &error) < 0 && error == E_TimedOut;
-    connection_drop(c);
-    for (;;) {
-        iz room;
-        u8 *at = tls_input_room(c->tls, &room); /* none once there is data, or the end */
-        iz n = room ? os_recv(c->fd, at, room, 0, &error) : 0;
-        if (n <= 0)
-            return n < 0 && error == E_TimedOut;
-        tls_input(c->tls, n);
-    }
+    connection_receive(c, 0);
+    return c->error == E_TimedOut;
 }
 
 /* Makes ready for a request and its answer: opens a connection unless one is kept and idle. Errors:
  * of DNS, of the connect and of the handshake. */
 static err connection_open(connection *c, i64 deadline)
 {
-    if (c->fd >= 0 && !connection_is_idle(c))
-        connection_close(c);
     c->deadline = deadline;
     c->heard = 0;
+    c->error = E_None;
+    if (c->fd >= 0 && !connection_is_idle(c))
+        connection_close(c);
     c->error = E_None;
     c->kept = c->fd >= 0;
     if (c->kept)
@@ -6356,18 +6364,7 @@ static b32 connection_fill(connection *c)
         if (c->kept && !c->heard)
             until = earlier(until, now + KEPT_SILENCE);
     }
-    connection_drop(c);
-    if (c->to.https) {
-        connection_flush(c);
-        while (!c->error && !tls_plain(c->tls).len && !tls_closed(c->tls))
-            connection_exchange(c, until);
-        c->data = tls_plain(c->tls).ptr;
-        c->len = c->error ? 0 : tls_plain(c->tls).len;
-    } else {
-        iz n = os_recv(c->fd, c->buffer, CONNECTION_BUFFER, until, &c->error);
-        c->data = c->buffer;
-        c->len = n > 0 ? n : 0;
-    }
+    connection_receive(c, until);
     c->heard |= c->len > 0;
     return c->len > 0;
 }
