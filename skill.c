@@ -8967,7 +8967,7 @@ static err os_again(long result, i32 fd, i32 events, i64 deadline)
 
 /* Connects an open socket. A second call tells how the first one ended. The kernel takes the
  * longer address of IPv6 for IPv4 as well. */
-static err os_connect_socket(i32 fd, const u8 place[28], i64 deadline)
+static err os_connect_socket(i32 fd, const u32 place[7], i64 deadline)
 {
     for (;;) {
         long result = system_call(SYS_connect, fd, (long)place, 28);
@@ -8981,12 +8981,13 @@ static err os_connect_socket(i32 fd, const u8 place[28], i64 deadline)
 
 static err os_connect(i32 *fd, const address *to, b32 datagram, i64 deadline)
 {
-    /* family, a little-endian u16 on both machines; port; for IPv6 a flow label; the address */
-    u8 place[28] = {to->v6 ? AF_INET6 : AF_INET, 0, (u8)(to->port >> 8), (u8)to->port};
-    copy(place + (to->v6 ? 8 : 4), to->ip, 16);
+    /* family and big-endian port, a u16 each; for IPv6 a flow label; the address */
+    u32 family = to->v6 ? AF_INET6 : AF_INET;
+    u32 place[7] = {family | (u32)__builtin_bswap16(to->port) << 16};
+    copy((u8 *)(place + (to->v6 ? 2 : 1)), to->ip, 16);
     long type = (datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC;
     type |= deadline == FOREVER ? 0 : SOCK_NONBLOCK;
-    long s = system_call(SYS_socket, place[0], type, 0);
+    long s = system_call(SYS_socket, family, type, 0);
     if (s < 0)
         return os_error(s);
     err error = os_connect_socket((i32)s, place, deadline);
