@@ -6976,7 +6976,7 @@ static void log_put_word(writer *w, str s)
 }
 
 /* A field of a line. One without a value is left out of JSON and a dash in text. */
-static void log_put(const logger *log, writer *w, const char *name, str value)
+static void log_put(writer *w, const logger *log, const char *name, str value)
 {
     if (!log->as_json) {
         put_byte(w, '\t');
@@ -6999,20 +6999,21 @@ static void log_line(const logger *log, log_level level, const char *what, str w
         log_put_word(&message, which);
     }
     writer w = writer_of(buf, countof(buf));
-    str sentence, name = err_name(error, &sentence), grade = T(log_levels[level]);
+    str grade = T(log_levels[level]);
     put_text(&w, log->as_json ? "{\"timestamp\":\"" : "");
     put_time(&w, os_unix_ms());
     if (log->as_json) {
         put_byte(&w, '"');
         json_put_member(&w, "level", grade);
     }
-    log_put(log, &w, "requestId", log->request_id);
+    log_put(&w, log, "requestId", log->request_id);
     if (!log->as_json)
-        log_put(log, &w, "", grade);
-    log_put(log, &w, "message", written(&message));
+        log_put(&w, log, "", grade);
+    log_put(&w, log, "message", written(&message));
     if (error) {
-        log_put(log, &w, "errorType", name);
-        log_put(log, &w, "errorMessage", sentence);
+        str sentence;
+        log_put(&w, log, "errorType", err_name(error, &sentence));
+        log_put(&w, log, "errorMessage", sentence);
     }
     put_text(&w, log->as_json ? "}\n" : "\n");
     invariant(!w.error); /* id 256 (doubled at most), message 256, error 200, the rest under 120 */
