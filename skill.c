@@ -7058,27 +7058,24 @@ static err lambda_init(lambda *l, network *net)
     return E_None;
 }
 
-/* Writes the request line and what follows from the base: the target is what, id and tail. */
-static void lambda_put_start(const lambda *l, writer *w, const char *method, const char *what,
-                             str id, const char *tail)
+/* Begins a request: its target goes on behind `what`. */
+static void lambda_put_start(writer *w, const lambda *l, const char *method, const char *what)
 {
     http_put_start(w, method, &l->base);
     put_text(w, "2018-06-01/runtime/");
     put_text(w, what);
-    http_put_encoded(w, id);
-    put_text(w, tail);
-    http_put_origin(w, &l->base.origin);
 }
 
 /* Sends a GET. Its answer is read later, so that what must be set up is set up meanwhile. */
-static err lambda_ask(lambda *l, const char *what)
+static err lambda_ask(lambda *l, arena *a, const char *what)
 {
-    u8 buf[HTTP_REQUEST_MAX];
-    writer w = writer_of(buf, countof(buf));
-    lambda_put_start(l, &w, "GET ", what, S(""), "");
+    writer w = arena_writer(a, HTTP_REQUEST_MAX);
+    lambda_put_start(&w, l, "GET ", what);
+    http_put_origin(&w, &l->base.origin);
     http_put_end(&w, (str){0, 0});
+    str request = arena_keep(a, &w);
     if (!w.error && !connection_open(&l->connection, FOREVER))
-        connection_send(&l->connection, written(&w));
+        connection_send(&l->connection, request);
     return w.error ? w.error : l->connection.error;
 }
 
@@ -7087,7 +7084,7 @@ static err lambda_ask(lambda *l, const char *what)
 static err lambda_restore(lambda *l, arena *a)
 {
     http_response r = {0};
-    err error = lambda_ask(l, "restore/next");
+    err error = lambda_ask(l, a, "restore/next");
     if (!error)
         error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
     connection_close(&l->connection);
@@ -7151,7 +7148,10 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, const char *wha
                        str body)
 {
     writer w = arena_writer(a, HTTP_REQUEST_MAX + body.len);
-    lambda_put_start(l, &w, "POST ", "invocation/", i->request_id, what);
+    lambda_put_start(&w, l, "POST ", "invocation/");
+    http_put_encoded(&w, i->request_id);
+    put_text(&w, what);
+    http_put_origin(&w, &l->base.origin);
     if (i->invocation_id.len)
         http_put_header(&w, "Lambda-Runtime-Invocation-Id", i->invocation_id);
     if (type) {
@@ -8620,7 +8620,7 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
         invocation i;
         arena_reset(a);
         s->log.request_id = S("");
-        error = lambda_ask(l, "invocation/next");
+        error = lambda_ask(l, a, "invocation/next");
         if (first)
             skill_init(s, net);
         error = error ? error : lambda_receive(l, a, &i);

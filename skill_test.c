@@ -10673,7 +10673,7 @@ static void test_lambda_place(void)
     for (iz i = 0; i < countof(rows); i++) {
         unit_lambda *u = unit_lambda_of(rows[i].place);
         script_start();
-        CHECK_ROW(!lambda_ask(&u->l, "invocation/next"), rows[i].place);
+        CHECK_ROW(!lambda_ask(&u->l, unit_arena(), "invocation/next"), rows[i].place);
         CHECK_ROW(str_starts(written(&script.sent), unit_str(rows[i].start)), rows[i].place);
         CHECK_ROW(script.to.port == 9001, rows[i].place);
         CHECK_ROW(unit_count(written(&script.sent), "User-Agent: ") == 1, rows[i].place);
@@ -10727,7 +10727,7 @@ static err unit_receive(unit_lambda **u, const char *head, const char *body, inv
     script_start();
     unit_print(text, sizeof text, "%sContent-Length: %zu\r\n\r\n%s", head, strlen(body), body);
     script_add(unit_str(text), THEN_MORE);
-    CHECK(!lambda_ask(&(*u)->l, "invocation/next"));
+    CHECK(!lambda_ask(&(*u)->l, unit_arena(), "invocation/next"));
     return lambda_receive(&(*u)->l, unit_arena(), i);
 }
 
@@ -10802,15 +10802,15 @@ static void test_lambda_receive_faulty_event(void)
     u = unit_lambda_of("127.0.0.1:9001");
     script_start();
     script_add(S(OK ID "Transfer-Encoding: chunked\r\n\r\n3\r\nabcX"), THEN_END);
-    CHECK(!lambda_ask(&u->l, "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i));
+    CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i));
     CHECK(i.error == E_HttpChunk && i.request_id.len && u->l.connection.fd == -1);
     script_start();
     script_add(S(OK ID "Content-Length: 6292481\r\n\r\n"), THEN_END); /* 6 MiB + 1025 */
-    CHECK(!lambda_ask(&u->l, "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i));
+    CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i));
     CHECK(i.error == E_HttpBodyTooLarge && i.request_id.len);
     script_start();
     script_add(S(""), THEN_END);
-    CHECK(!lambda_ask(&u->l, "invocation/next"));
+    CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next"));
     CHECK(lambda_receive(&u->l, unit_arena(), &i) == E_ConnectionClosed);
 }
 
@@ -10829,7 +10829,7 @@ static void test_lambda_receive_large(void)
                    THEN_MORE);
         script_add((str){event, SIZE}, THEN_MORE);
         script_add(chunked ? S("\r\n0\r\n\r\n") : S(""), THEN_MORE);
-        CHECK(!lambda_ask(&u->l, "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i) &&
+        CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i) &&
               !i.error);
         CHECK(i.event.len == SIZE && i.event.ptr[SIZE - 1] == '7' && !script.faults);
     }
@@ -10839,12 +10839,12 @@ static void test_lambda_ask_once(void)
 {
     unit_lambda *u = unit_lambda_of("127.0.0.1:9001");
     script_start();
-    CHECK(!lambda_ask(&u->l, "invocation/next") && script.connects == 1);
+    CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") && script.connects == 1);
     CHECK(str_starts(written(&script.sent), S("GET /2018-06-01/runtime/invocation/next HTTP/1.1")));
     u = unit_lambda_of("127.0.0.1:9001");
     script_start();
     script.connect[0] = E_ConnectRefused;
-    CHECK(lambda_ask(&u->l, "invocation/next") == E_ConnectRefused && script.connects == 1);
+    CHECK(lambda_ask(&u->l, unit_arena(), "invocation/next") == E_ConnectRefused && script.connects == 1);
 }
 
 static invocation unit_invocation(const char *invocation_id)
