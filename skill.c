@@ -6337,6 +6337,14 @@ static err connection_open(connection *c, i64 deadline)
     return c->error;
 }
 
+/* Serves this origin from now on. */
+static void connection_turn(connection *c, const origin *to)
+{
+    if (!origin_eq(&c->to, to))
+        connection_close(c);
+    c->to = *to;
+}
+
 static void connection_send(connection *c, str data)
 {
     if (!c->error && !c->to.https)
@@ -6913,13 +6921,9 @@ static err http_get(connection *c, str target, str token, i64 deadline, arena *a
         error = hops == HTTP_REDIRECTS ? E_HttpRedirects : http_location(r, &to, &target);
         if (error)
             break;
-        if (!origin_eq(&c->to, &to))
-            connection_close(c);
-        c->to = to;
+        connection_turn(c, &to);
     }
-    if (!origin_eq(&c->to, &home))
-        connection_close(c);
-    c->to = home;
+    connection_turn(c, &home);
     return error;
 }
 
