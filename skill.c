@@ -6708,8 +6708,10 @@ static err url_origin(str *rest, b32 bare, origin *to)
     else if (!bare)
         return E_UrlMalformed;
     iz n = 0;
-    while (n < place.len && !is_one_of(place.ptr[n], "/?#"))
+    while (n < place.len && (is_alnum(place.ptr[n]) || is_one_of(place.ptr[n], "-._[:]")))
         n++;
+    if (n < place.len && !is_one_of(place.ptr[n], "/?#"))
+        return E_UrlMalformed;
     *rest = str_from(place, n);
     place = str_span(place, 0, n);
     iz behind = str_find(place, ']') + 1;
@@ -6720,9 +6722,6 @@ static err url_origin(str *rest, b32 bare, origin *to)
         port = 0;
     if (!port || !end)
         return E_UrlMalformed;
-    for (iz i = 0; i < end; i++)
-        if (!is_alnum(place.ptr[i]) && !is_one_of(place.ptr[i], "-._[:]"))
-            return E_UrlMalformed;
     to->host = str_span(place, 0, end);
     to->port = (u16)port;
     return E_None;
