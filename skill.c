@@ -5718,14 +5718,14 @@ static void dns_read_name(reader *r, str message, dns_name *out)
     writer w = writer_of(out->bytes, DNS_NAME_MAX);
     reader run, *at = r; /* r itself stays behind the first pointer */
     iz limit = r->at - message.ptr, jumps = 0;
-    u64 n;
+    u8 n;
     do {
-        n = read_be(at, 1);
+        n = read_byte(at);
         if (n < 64) {
-            dns_put_label(&w, read_bytes(at, (iz)n));
+            dns_put_label(&w, read_bytes(at, n));
             continue;
         }
-        iz to = (iz)((n & 63) << 8 | read_be(at, 1));
+        iz to = (n & 63) << 8 | read_byte(at);
         if (n < 192 || to < 12 || to >= limit || ++jumps > DNS_JUMPS_MAX)
             break;
         limit = to;
