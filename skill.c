@@ -6480,12 +6480,12 @@ static b32 http_is_token(u8 c)
  * them, and after an error. */
 static b32 http_header_line(connection *c, writer *head)
 {
-    if (http_peek(c) == '\r') {
-        http_expect(c, "\r\n", E_HttpLineEnd);
+    u8 byte = http_byte(c);
+    if (byte == '\r') {
+        http_expect(c, "\n", E_HttpLineEnd);
         return 0;
     }
     iz n = 0;
-    u8 byte = http_byte(c);
     for (; http_is_token(byte) && n < HTTP_LINE_MAX - 1; byte = http_byte(c), n++)
         if (head)
             put_byte(head, to_lower(byte));
