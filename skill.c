@@ -6436,14 +6436,6 @@ static u8 http_byte(connection *c)
     return 0;
 }
 
-static u8 http_peek(connection *c)
-{
-    u8 byte = http_byte(c);
-    if (!c->error)
-        c->at--;
-    return byte;
-}
-
 static void http_expect(connection *c, const char *text, err error)
 {
     for (; *text && !c->error; text++)
@@ -6451,12 +6443,11 @@ static void http_expect(connection *c, const char *text, err error)
             connection_fail(c, error);
 }
 
-/* Reads on to the end of a line and keeps it in `line` where one is given. `before` bytes of the
- * line have been read already. */
-static void http_line_rest(connection *c, writer *line, iz before)
+/* Goes on with this byte to the end of a line and keeps it in `line` where one is given. `before`
+ * bytes of the line come before. */
+static void http_line_rest(connection *c, writer *line, iz before, u8 byte)
 {
     for (iz n = before; !c->error; n++) {
-        u8 byte = http_byte(c);
         if (byte == '\r') {
             http_expect(c, "\n", E_HttpLineEnd);
             return;
@@ -6467,6 +6458,7 @@ static void http_line_rest(connection *c, writer *line, iz before)
             connection_fail(c, E_HttpLineTooLong);
         if (line)
             put_byte(line, byte);
+        byte = http_byte(c);
     }
 }
 
@@ -6494,7 +6486,7 @@ static b32 http_header_line(connection *c, writer *head)
     if (head)
         put_byte(head, ':');
     iz start = head ? head->len : 0;
-    http_line_rest(c, head, n + 1);
+    http_line_rest(c, head, n + 1, http_byte(c));
     if (head && !head->error) {
         str value = str_trim((str){head->buf + start, head->len - start});
         memmove(head->buf + start, value.ptr, (uz)value.len);
@@ -6528,10 +6520,10 @@ static u8 http_status_line(connection *c, http_response *r)
         good &= is_digit(digit);
         r->status = r->status * 10 + (digit - '0');
     }
-    u8 next = http_peek(c);
+    u8 next = http_byte(c);
     if (!good || r->status < 100 || r->status > 599 || (next != ' ' && next != '\r'))
         connection_fail(c, E_HttpStatusLine);
-    http_line_rest(c, 0, 12);
+    http_line_rest(c, 0, 12, next);
     if (c->error)
         r->status = 0;
     return minor;
@@ -6594,24 +6586,23 @@ static i64 http_chunk_size(connection *c, i64 max)
 {
     u64 size = 0;
     iz n = 0; /* bytes of the line */
-    i32 digit;
-    for (; (digit = hex_value(http_peek(c))) >= 0 && !c->error; n++) {
+    u8 byte = http_byte(c);
+    for (i32 digit; (digit = hex_value(byte)) >= 0; n++) {
         if (size >> 56 || n == HTTP_LINE_MAX)
             connection_fail(c, E_HttpChunkSize);
         size = size << 4 | (u64)digit;
-        http_byte(c);
+        byte = http_byte(c);
     }
     if (!n)
         connection_fail(c, E_HttpChunk);
-    u8 next;
-    for (; (next = http_peek(c)) == ' ' || next == '\t'; n++) { /* some servers pad */
-        http_byte(c);
+    for (; byte == ' ' || byte == '\t'; n++) { /* some servers pad */
         if (n >= HTTP_LINE_MAX)
             connection_fail(c, E_HttpLineTooLong);
+        byte = http_byte(c);
     }
-    if (next != '\r' && next != ';')
+    if (byte != '\r' && byte != ';')
         connection_fail(c, E_HttpChunk);
-    http_line_rest(c, 0, n);
+    http_line_rest(c, 0, n, byte);
     if ((i64)size > max)
         connection_fail(c, E_HttpBodyTooLarge);
     return c->error ? 0 : (i64)size;
