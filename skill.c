@@ -7159,19 +7159,21 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, const char *wha
     http_response r;
     iz tries = 0;
     err error = w.error;
-    while (!w.error && (!tries || (tries == 1 && error))) {
-        error = connection_open(&l->connection, FOREVER);
+    if (error)
+        return error;
+    do {
+        connection_open(&l->connection, FOREVER);
         connection_send(&l->connection, request);
         error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
-        if (r.status >= 200) /* has been read, and counts whatever follows it */
-            error = E_None;
         tries++;
-    }
-    if (!error && r.status >= 500)
-        error = E_RuntimeApiStatus;
-    if (!error && (r.status < 200 || r.status > 299))
+    } while (r.status < 200 && tries < 2); /* a status that was read counts, whatever follows it */
+    if (r.status < 200)
+        return error;
+    if (r.status >= 500)
+        return E_RuntimeApiStatus;
+    if (r.status > 299)
         log_status(l->log, what, r.status, tries, E_RuntimeApiStatus);
-    return error;
+    return E_None;
 }
 
 static err lambda_respond(lambda *l, arena *a, const invocation *i, str body)
