@@ -7068,9 +7068,11 @@ static err lambda_ask(lambda *l, arena *a, const char *what)
     http_put_origin(&w, &l->base.origin);
     http_put_end(&w, (str){0, 0});
     str request = arena_keep(a, &w);
-    if (!w.error && !connection_open(&l->connection, FOREVER))
-        connection_send(&l->connection, request);
-    return w.error ? w.error : l->connection.error;
+    if (w.error)
+        return w.error;
+    connection_open(&l->connection, FOREVER);
+    connection_send(&l->connection, request);
+    return l->connection.error;
 }
 
 /* Where the program was started for a snapshot, this call ends when a copy of it has been restored
