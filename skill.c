@@ -6732,12 +6732,12 @@ static err url_parse(str text, b32 bare, url *u)
     return error;
 }
 
-/* What becomes part of a request must be visible ASCII, blanks apart where they are allowed: the
- * last line of defence behind the checks of each value. */
-static void http_put(writer *w, str s, b32 blanks)
+/* What becomes part of a request must be visible ASCII: the last line of defence behind the checks
+ * of each value. */
+static void http_put(writer *w, str s)
 {
     for (iz i = 0; i < s.len && !w->error; i++)
-        if (s.ptr[i] >= 0x7f || s.ptr[i] < ' ' || (s.ptr[i] == ' ' && !blanks))
+        if (s.ptr[i] >= 0x7f || s.ptr[i] <= ' ')
             w->error = E_HttpRequestUnsafe;
     put(w, s);
 }
@@ -6762,15 +6762,17 @@ static void http_put_encoded(writer *w, str s)
 static void http_put_start(writer *w, const char *method, const url *base)
 {
     put_text(w, method);
-    http_put(w, base->path, 0);
+    http_put(w, base->path);
     put_byte(w, '/');
 }
 
-static void http_put_header(writer *w, const char *name, str value)
+/* A header; `start` is its name and what stands before the value. Without a value it is left out. */
+static void http_put_header(writer *w, const char *start, str value)
 {
-    put_text(w, name);
-    put_text(w, ": ");
-    http_put(w, value, 1);
+    if (!value.len)
+        return;
+    put_text(w, start);
+    http_put(w, value);
     put_text(w, "\r\n");
 }
 
@@ -6778,7 +6780,7 @@ static void http_put_header(writer *w, const char *name, str value)
 static void http_put_origin(writer *w, const origin *to)
 {
     put_text(w, " HTTP/1.1\r\nHost: ");
-    http_put(w, to->host, 0);
+    http_put(w, to->host);
     if (to->port != (to->https ? 443 : 80)) {
         put_byte(w, ':');
         put_uint(w, to->port, 1);
@@ -6879,14 +6881,10 @@ static str http_request(arena *a, const origin *to, str target, str token, err *
 {
     writer w = arena_writer(a, HTTP_REQUEST_MAX);
     put_text(&w, str_at(target, 0) == '/' ? "GET " : "GET /");
-    http_put(&w, target, 0);
+    http_put(&w, target);
     http_put_origin(&w, to);
     put_text(&w, "Accept: application/json\r\n");
-    if (token.len) {
-        put_text(&w, "Authorization: Bearer ");
-        http_put(&w, token, 0);
-        put_text(&w, "\r\n");
-    }
+    http_put_header(&w, "Authorization: Bearer ", token);
     http_put_end(&w, (str){0, 0});
     *error = w.error;
     return arena_keep(a, &w);
@@ -7148,13 +7146,10 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, const char *wha
     http_put_encoded(&w, i->request_id);
     put_text(&w, what);
     http_put_origin(&w, &l->base.origin);
-    if (i->invocation_id.len)
-        http_put_header(&w, "Lambda-Runtime-Invocation-Id", i->invocation_id);
+    http_put_header(&w, "Lambda-Runtime-Invocation-Id: ", i->invocation_id);
     if (type) {
-        put_text(&w, "Lambda-Runtime-Function-Error-Type: Function.");
-        str sentence;
-        put(&w, err_name(type, &sentence));
-        put_text(&w, "\r\n");
+        str sentence, name = err_name(type, &sentence);
+        http_put_header(&w, "Lambda-Runtime-Function-Error-Type: Function.", name);
     }
     http_put_end(&w, body);
     str request = arena_keep(a, &w);
@@ -7411,7 +7406,7 @@ static void inquiry_start(inquiry *q, task *t, service *s, const char *what)
     q->what = what;
     q->status = 0;
     q->target = arena_writer(t->arena, HTTP_REQUEST_MAX);
-    http_put(&q->target, s->base.path, 0);
+    http_put(&q->target, s->base.path);
     put_byte(&q->target, '/');
 }
 
