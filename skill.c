@@ -8807,8 +8807,9 @@ typedef struct {
 /* Eight bytes at any address; may overlay objects of any type. */
 typedef u64 __attribute__((may_alias, aligned(1))) word;
 
-/* The empty asm statements keep compilers from taking a loop for the very function it is in. */
-void *memcpy(void *restrict to, const void *restrict from, uz n)
+/* The empty asm statements keep compilers from taking a loop for the very function it is in.
+ * memcpy goes upwards, and so serves memmove too unless `to` lies inside what is copied. */
+void *memcpy(void *to, const void *from, uz n)
 {
     u8 *t = to;
     const u8 *f = from;
@@ -8828,15 +8829,11 @@ void *memmove(void *to, const void *from, uz n)
     u8 *t = to;
     const u8 *f = from;
     if ((uz)t - (uz)f >= n) /* wraps to a large number where `to` lies before `from` */
-        while (n--) {
-            *t++ = *f++;
-            __asm__ volatile("" ::: "memory");
-        }
-    else
-        while (n--) {
-            t[n] = f[n];
-            __asm__ volatile("" ::: "memory");
-        }
+        return memcpy(to, from, n);
+    while (n--) {
+        t[n] = f[n];
+        __asm__ volatile("" ::: "memory");
+    }
     return to;
 }
 
