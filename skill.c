@@ -8813,12 +8813,13 @@ void *memcpy(void *to, const void *from, uz n)
 {
     u8 *t = to;
     const u8 *f = from;
-    for (; n >= 8; n -= 8, t += 8, f += 8) {
-        *(word *)t = *(const word *)f;
+    uz i = 0;
+    for (; n - i >= 8; i += 8) {
+        *(word *)(t + i) = *(const word *)(f + i);
         __asm__ volatile("" ::: "memory");
     }
-    for (; n; n--) {
-        *t++ = *f++;
+    for (; i < n; i++) {
+        t[i] = f[i];
         __asm__ volatile("" ::: "memory");
     }
     return to;
@@ -8841,12 +8842,13 @@ void *memset(void *to, int byte, uz n)
 {
     u8 *t = to;
     u64 pattern = (u8)byte * 0x0101010101010101ull;
-    for (; n >= 8; n -= 8, t += 8) {
-        *(word *)t = pattern;
+    uz i = 0;
+    for (; n - i >= 8; i += 8) {
+        *(word *)(t + i) = pattern;
         __asm__ volatile("" ::: "memory");
     }
-    for (; n; n--) {
-        *t++ = (u8)byte;
+    for (; i < n; i++) {
+        t[i] = (u8)byte;
         __asm__ volatile("" ::: "memory");
     }
     return to;
