@@ -8905,7 +8905,8 @@ static str os_map(const char *path)
     return at < 0 && at > -4096 ? none : (str){(const u8 *)at, n};
 }
 
-static void os_unmap(str file)
+/* Kept out of line: three copies are larger than three calls. */
+__attribute__((noinline)) static void os_unmap(str file)
 {
     if (file.ptr)
         system_call(SYS_munmap, (long)file.ptr, file.len, 0);
@@ -8950,8 +8951,9 @@ static void os_sleep(i64 until)
     os_wait(-1, 0, until);
 }
 
-/* What to do about a call that gave no bytes: E_None to try again, which may be after a wait. */
-static err os_again(long result, i32 fd, i32 events, i64 deadline)
+/* What to do about a call that gave no bytes: E_None to try again, which may be after a wait. Kept
+ * out of line: two copies are larger than two calls. */
+__attribute__((noinline)) static err os_again(long result, i32 fd, i32 events, i64 deadline)
 {
     if (result == -EAGAIN)
         return os_wait(fd, events, deadline);
@@ -9016,7 +9018,8 @@ static iz os_recv(i32 fd, u8 *buf, iz cap, i64 deadline, err *error)
     return -1;
 }
 
-static void os_close(i32 fd)
+/* Kept out of line: three copies are larger than three calls. */
+__attribute__((noinline)) static void os_close(i32 fd)
 {
     system_call(SYS_close, fd, 0, 0);
 }
