@@ -6381,7 +6381,7 @@ static b32 connection_fill(connection *c)
 static str connection_take(connection *c, iz n)
 {
     if (!connection_fill(c))
-        return S("");
+        return (str){0, 0};
     iz left = c->len - c->at;
     str s = {c->data + c->at, n < left ? n : left};
     c->at += s.len;
@@ -6634,7 +6634,6 @@ static void http_until_close(connection *c, writer *w)
 
 static void http_body(connection *c, arena *a, iz max, http_response *r)
 {
-    r->body = S("");
     if (r->length > max)
         connection_fail(c, E_HttpBodyTooLarge);
     if (c->error)
@@ -7107,7 +7106,6 @@ static b32 lambda_id_is_bad(str id)
 static err lambda_receive(lambda *l, arena *a, invocation *i)
 {
     http_response r;
-    *i = (invocation){0};
     err error = http_read(&l->connection, a, EVENT_MAX, 0, &r);
     if (error && !r.head.len)
         return error;
@@ -7126,10 +7124,10 @@ static err lambda_receive(lambda *l, arena *a, invocation *i)
     l->log->request_id = id;
     if (lambda_id_is_bad(i->trace_id)) {
         log_line(l->log, LOG_WARN, "trace id left out", S(""), E_TraceIdInvalid);
-        i->trace_id = S("");
+        i->trace_id = (str){0, 0};
     }
     if (lambda_id_is_bad(i->invocation_id)) {
-        i->invocation_id = S("");
+        i->invocation_id = (str){0, 0};
         i->error = E_InvocationIdInvalid;
     }
     return E_None;
