@@ -7095,9 +7095,14 @@ static i64 lambda_deadline(str header)
     return os_monotonic() + (budget > 0 ? budget : 0);
 }
 
-static b32 lambda_id_is_bad(str id)
+/* Takes an id, which may be missing. False if it is bad, and then left out. */
+static b32 lambda_id(const http_response *r, const char *name, str *id)
 {
-    return id.len && !str_is_visible(id, LAMBDA_ID_MAX);
+    *id = http_header(r, name);
+    b32 good = !id->len || str_is_visible(*id, LAMBDA_ID_MAX);
+    if (!good)
+        *id = (str){0, 0};
+    return good;
 }
 
 /* Receives the answer to lambda_ask. E_RuntimeApiStatus for 403 and 500 and whatever else is not
@@ -7119,17 +7124,11 @@ static err lambda_receive(lambda *l, arena *a, invocation *i)
     i->mark = a->start + (r.head.ptr + r.head.len - a->start);
     i->error = error;
     i->deadline = lambda_deadline(http_header(&r, "lambda-runtime-deadline-ms"));
-    i->trace_id = http_header(&r, "lambda-runtime-trace-id");
-    i->invocation_id = http_header(&r, "lambda-runtime-invocation-id");
     l->log->request_id = id;
-    if (lambda_id_is_bad(i->trace_id)) {
+    if (!lambda_id(&r, "lambda-runtime-trace-id", &i->trace_id))
         log_line(l->log, LOG_WARN, "trace id left out", S(""), E_TraceIdInvalid);
-        i->trace_id = (str){0, 0};
-    }
-    if (lambda_id_is_bad(i->invocation_id)) {
-        i->invocation_id = (str){0, 0};
+    if (!lambda_id(&r, "lambda-runtime-invocation-id", &i->invocation_id))
         i->error = E_InvocationIdInvalid;
-    }
     return E_None;
 }
 
