@@ -6347,9 +6347,13 @@ static void connection_turn(connection *c, const origin *to)
 
 static void connection_send(connection *c, str data)
 {
-    if (!c->error && !c->to.https)
+    if (c->error)
+        return;
+    if (!c->to.https) {
         c->error = os_send(c->fd, data, c->deadline);
-    while (data.len && !c->error && c->to.https) {
+        return;
+    }
+    while (data.len && !c->error) {
         if (!tls_ready(c->tls))
             connection_fail(c, E_ConnectionClosed);
         data = str_from(data, tls_write(c->tls, data));
