@@ -6769,7 +6769,7 @@ static void http_put_start(writer *w, const char *method, const url *base)
     put_byte(w, '/');
 }
 
-/* A header; `start` is its name and what stands before the value. Without a value it is left out. */
+/* A header; `start` is its name and what stands before the value. It is left out without one. */
 static void http_put_header(writer *w, const char *start, str value)
 {
     if (!value.len)
@@ -8916,9 +8916,12 @@ __attribute__((noinline)) static void os_unmap(str file)
 static err os_error(long result)
 {
     static const u8 rows[][2] = {
-        {ECONNREFUSED, E_ConnectRefused}, {ECONNRESET, E_ConnectionReset},
-        {EPIPE, E_ConnectionReset},       {ETIMEDOUT, E_TimedOut},
-        {EHOSTUNREACH, E_Unreachable},    {ENETUNREACH, E_Unreachable},
+        {ECONNREFUSED, E_ConnectRefused},
+        {ECONNRESET, E_ConnectionReset},
+        {EPIPE, E_ConnectionReset},
+        {ETIMEDOUT, E_TimedOut},
+        {EHOSTUNREACH, E_Unreachable},
+        {ENETUNREACH, E_Unreachable},
         {EISCONN, E_None}, /* gVisor's word for a connect that has succeeded meanwhile */
     };
     for (iz i = 0; i < countof(rows); i++)

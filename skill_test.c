@@ -10802,11 +10802,13 @@ static void test_lambda_receive_faulty_event(void)
     u = unit_lambda_of("127.0.0.1:9001");
     script_start();
     script_add(S(OK ID "Transfer-Encoding: chunked\r\n\r\n3\r\nabcX"), THEN_END);
-    CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i));
+    CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") &&
+          !lambda_receive(&u->l, unit_arena(), &i));
     CHECK(i.error == E_HttpChunk && i.request_id.len && u->l.connection.fd == -1);
     script_start();
     script_add(S(OK ID "Content-Length: 6292481\r\n\r\n"), THEN_END); /* 6 MiB + 1025 */
-    CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i));
+    CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") &&
+          !lambda_receive(&u->l, unit_arena(), &i));
     CHECK(i.error == E_HttpBodyTooLarge && i.request_id.len);
     script_start();
     script_add(S(""), THEN_END);
@@ -10829,8 +10831,8 @@ static void test_lambda_receive_large(void)
                    THEN_MORE);
         script_add((str){event, SIZE}, THEN_MORE);
         script_add(chunked ? S("\r\n0\r\n\r\n") : S(""), THEN_MORE);
-        CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i) &&
-              !i.error);
+        CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") &&
+              !lambda_receive(&u->l, unit_arena(), &i) && !i.error);
         CHECK(i.event.len == SIZE && i.event.ptr[SIZE - 1] == '7' && !script.faults);
     }
 }
@@ -10844,7 +10846,8 @@ static void test_lambda_ask_once(void)
     u = unit_lambda_of("127.0.0.1:9001");
     script_start();
     script.connect[0] = E_ConnectRefused;
-    CHECK(lambda_ask(&u->l, unit_arena(), "invocation/next") == E_ConnectRefused && script.connects == 1);
+    CHECK(lambda_ask(&u->l, unit_arena(), "invocation/next") == E_ConnectRefused &&
+          script.connects == 1);
 }
 
 static invocation unit_invocation(const char *invocation_id)
