@@ -347,8 +347,8 @@ static i64 os_unix_ms(void);   /* ms since 1970, UTC */
 static void os_sleep(i64 until);
 
 static void os_random(u8 *out, iz n);
-static b32
-os_cpu_aes(void); /* has the processor the instructions that section 6 wants for AES-GCM */
+/* Has the processor the instructions that section 6 wants for AES-GCM? `env` is start-up's. */
+static b32 os_cpu_aes(const char *const *env);
 
 /* The whole of a file, to be read only; {0, 0} if there is none. os_unmap gives it back. */
 static str os_map(const char *path);
@@ -5887,14 +5887,14 @@ static void dns_read_name(reader *r, str message, dns_name *out)
     writer w = writer_of(out->bytes, DNS_NAME_MAX);
     reader run, *at = r; /* r itself stays behind the first pointer */
     iz limit = r->at - message.ptr, jumps = 0;
-    u64 n;
+    u8 n;
     do {
-        n = read_be(at, 1);
+        n = read_byte(at);
         if (n < 64) {
-            dns_put_label(&w, read_bytes(at, (iz)n));
+            dns_put_label(&w, read_bytes(at, n));
             continue;
         }
-        iz to = (iz)((n & 63) << 8 | read_be(at, 1));
+        iz to = (n & 63) << 8 | read_byte(at);
         if (n < 192 || to < 12 || to >= limit || ++jumps > DNS_JUMPS_MAX)
             break;
         limit = to;
@@ -5909,9 +5909,9 @@ static void dns_read_name(reader *r, str message, dns_name *out)
 /* The addresses of a name: IPv4 before IPv6, otherwise in the order they came in. `ttl` is the
  * least of the records that led to them, in seconds. */
 typedef struct {
-    address at[DNS_ADDRESSES_MAX];
     iz count;
     i64 ttl;
+    address at[DNS_ADDRESSES_MAX];
 } dns_answer;
 
 /* Adds an address; when all places are taken, IPv6 gives way to IPv4 and the rest is dropped. */
@@ -5952,11 +5952,14 @@ static err dns_follow(str reply, reader r, iz answers, iz all, dns_name *name, u
     do {
         reader walk = r;
         before = aliases;
-        for (iz i = 0; i < all && !walk.error; i++) {
+        for (iz i = 0; i < all; i++) {
             dns_read_name(&walk, reply, &owner);
-            u64 type = read_be(&walk, 4), ttl = read_be(&walk, 4);
+            u32 type = (u32)read_be(&walk, 4);
+            i32 ttl = (i32)read_be(&walk, 4);
             reader data = reader_of(read_bytes(&walk, (iz)read_be(&walk, 2)));
-            if (i >= answers || walk.error || !dns_name_eq(&owner, name))
+            if (walk.error)
+                return E_DnsReplyInvalid;
+            if (i >= answers || !dns_name_eq(&owner, name))
                 continue;
             if (type == kind) {
                 address a = {.v6 = kind == DNS_AAAA};
@@ -5973,12 +5976,9 @@ static err dns_follow(str reply, reader r, iz answers, iz all, dns_name *name, u
             }
             if (data.error || reader_left(&data))
                 return E_DnsReplyInvalid;
-            if (ttl >> 31)
-                ttl = 0; /* RFC 2181 8 */
-            if ((i64)ttl < out->ttl)
-                out->ttl = (i64)ttl;
+            out->ttl = earlier(out->ttl, ttl < 0 ? 0 : ttl); /* RFC 2181 8 */
         }
-        if (walk.error || reader_left(&walk))
+        if (reader_left(&walk))
             return E_DnsReplyInvalid;
     } while (!found && aliases > before);
     return found ? E_None : E_DnsNoAddress;
@@ -6446,7 +6446,7 @@ static void connection_handshake(connection *c)
     if (!c->tls)
         c->tls = arena_new(net->process, tls, 1);
     if (!net->cpu_asked)
-        net->cpu_aes = os_cpu_aes();
+        net->cpu_aes = os_cpu_aes(net->env);
     net->cpu_asked = 1;
     str roots = network_roots(net);
     if (!c->tls || !roots.len) {
@@ -6462,33 +6462,40 @@ static void connection_handshake(connection *c)
     os_unmap(roots);
 }
 
+/* Receives until there is something to take, an error, or the end of the stream. */
+static void connection_receive(connection *c, i64 until)
+{
+    connection_drop(c);
+    if (c->to.https) {
+        connection_flush(c);
+        while (!c->error && !tls_plain(c->tls).len && !tls_closed(c->tls))
+            connection_exchange(c, until);
+        c->data = tls_plain(c->tls).ptr;
+        c->len = c->error ? 0 : tls_plain(c->tls).len;
+    } else {
+        iz n = os_recv(c->fd, c->buffer, CONNECTION_BUFFER, until, &c->error);
+        c->data = c->buffer;
+        c->len = n > 0 ? n : 0;
+    }
+}
+
 /* Is the kept connection fit for another request? Not when it was closed meanwhile, or when bytes
  * have come that nobody asked for (RFC 9112 section 9.2); tickets and new keys of TLS may. */
 static b32 connection_is_idle(connection *c)
 {
-    err error = E_None;
-    if (!c->to.https)
-        return os_recv(c->fd, c->buffer, 1, 0, &error) < 0 && error == E_TimedOut;
-    connection_drop(c);
-    for (;;) {
-        iz room;
-        u8 *at = tls_input_room(c->tls, &room); /* none once there is data, or the end */
-        iz n = room ? os_recv(c->fd, at, room, 0, &error) : 0;
-        if (n <= 0)
-            return n < 0 && error == E_TimedOut;
-        c->tls->now = os_unix_ms();
-        tls_input(c->tls, n);
-    }
+    connection_receive(c, 0);
+    return c->error == E_TimedOut;
 }
 
 /* Makes ready for a request and its answer: opens a connection unless one is kept and idle. Errors:
  * of DNS, of the connect and of the handshake. */
 static err connection_open(connection *c, i64 deadline)
 {
-    if (c->fd >= 0 && !connection_is_idle(c))
-        connection_close(c);
     c->deadline = deadline;
     c->heard = 0;
+    c->error = E_None;
+    if (c->fd >= 0 && !connection_is_idle(c))
+        connection_close(c);
     c->error = E_None;
     c->kept = c->fd >= 0;
     if (c->kept)
@@ -6501,11 +6508,23 @@ static err connection_open(connection *c, i64 deadline)
     return c->error;
 }
 
+/* Serves this origin from now on. */
+static void connection_turn(connection *c, const origin *to)
+{
+    if (!origin_eq(&c->to, to))
+        connection_close(c);
+    c->to = *to;
+}
+
 static void connection_send(connection *c, str data)
 {
-    if (!c->error && !c->to.https)
+    if (c->error)
+        return;
+    if (!c->to.https) {
         c->error = os_send(c->fd, data, c->deadline);
-    while (data.len && !c->error && c->to.https) {
+        return;
+    }
+    while (data.len && !c->error) {
         if (!tls_ready(c->tls))
             connection_fail(c, E_ConnectionClosed);
         data = str_from(data, tls_write(c->tls, data));
@@ -6528,18 +6547,7 @@ static b32 connection_fill(connection *c)
         if (c->kept && !c->heard)
             until = earlier(until, now + KEPT_SILENCE);
     }
-    connection_drop(c);
-    if (c->to.https) {
-        connection_flush(c);
-        while (!c->error && !tls_plain(c->tls).len && !tls_closed(c->tls))
-            connection_exchange(c, until);
-        c->data = tls_plain(c->tls).ptr;
-        c->len = c->error ? 0 : tls_plain(c->tls).len;
-    } else {
-        iz n = os_recv(c->fd, c->buffer, CONNECTION_BUFFER, until, &c->error);
-        c->data = c->buffer;
-        c->len = n > 0 ? n : 0;
-    }
+    connection_receive(c, until);
     c->heard |= c->len > 0;
     return c->len > 0;
 }
@@ -6548,7 +6556,7 @@ static b32 connection_fill(connection *c)
 static str connection_take(connection *c, iz n)
 {
     if (!connection_fill(c))
-        return S("");
+        return (str){0, 0};
     iz left = c->len - c->at;
     str s = {c->data + c->at, n < left ? n : left};
     c->at += s.len;
@@ -6603,14 +6611,6 @@ static u8 http_byte(connection *c)
     return 0;
 }
 
-static u8 http_peek(connection *c)
-{
-    u8 byte = http_byte(c);
-    if (!c->error)
-        c->at--;
-    return byte;
-}
-
 static void http_expect(connection *c, const char *text, err error)
 {
     for (; *text && !c->error; text++)
@@ -6618,12 +6618,11 @@ static void http_expect(connection *c, const char *text, err error)
             connection_fail(c, error);
 }
 
-/* Reads on to the end of a line and keeps it in `line` where one is given. `before` bytes of the
- * line have been read already. */
-static void http_line_rest(connection *c, writer *line, iz before)
+/* Goes on with this byte to the end of a line and keeps it in `line` where one is given. `before`
+ * bytes of the line come before. */
+static void http_line_rest(connection *c, writer *line, iz before, u8 byte)
 {
     for (iz n = before; !c->error; n++) {
-        u8 byte = http_byte(c);
         if (byte == '\r') {
             http_expect(c, "\n", E_HttpLineEnd);
             return;
@@ -6634,6 +6633,7 @@ static void http_line_rest(connection *c, writer *line, iz before)
             connection_fail(c, E_HttpLineTooLong);
         if (line)
             put_byte(line, byte);
+        byte = http_byte(c);
     }
 }
 
@@ -6647,12 +6647,12 @@ static b32 http_is_token(u8 c)
  * them, and after an error. */
 static b32 http_header_line(connection *c, writer *head)
 {
-    if (http_peek(c) == '\r') {
-        http_expect(c, "\r\n", E_HttpLineEnd);
+    u8 byte = http_byte(c);
+    if (byte == '\r') {
+        http_expect(c, "\n", E_HttpLineEnd);
         return 0;
     }
     iz n = 0;
-    u8 byte = http_byte(c);
     for (; http_is_token(byte) && n < HTTP_LINE_MAX - 1; byte = http_byte(c), n++)
         if (head)
             put_byte(head, to_lower(byte));
@@ -6661,7 +6661,7 @@ static b32 http_header_line(connection *c, writer *head)
     if (head)
         put_byte(head, ':');
     iz start = head ? head->len : 0;
-    http_line_rest(c, head, n + 1);
+    http_line_rest(c, head, n + 1, http_byte(c));
     if (head && !head->error) {
         str value = str_trim((str){head->buf + start, head->len - start});
         memmove(head->buf + start, value.ptr, (uz)value.len);
@@ -6695,10 +6695,10 @@ static u8 http_status_line(connection *c, http_response *r)
         good &= is_digit(digit);
         r->status = r->status * 10 + (digit - '0');
     }
-    u8 next = http_peek(c);
+    u8 next = http_byte(c);
     if (!good || r->status < 100 || r->status > 599 || (next != ' ' && next != '\r'))
         connection_fail(c, E_HttpStatusLine);
-    http_line_rest(c, 0, 12);
+    http_line_rest(c, 0, 12, next);
     if (c->error)
         r->status = 0;
     return minor;
@@ -6761,24 +6761,23 @@ static i64 http_chunk_size(connection *c, i64 max)
 {
     u64 size = 0;
     iz n = 0; /* bytes of the line */
-    i32 digit;
-    for (; (digit = hex_value(http_peek(c))) >= 0 && !c->error; n++) {
+    u8 byte = http_byte(c);
+    for (i32 digit; (digit = hex_value(byte)) >= 0; n++) {
         if (size >> 56 || n == HTTP_LINE_MAX)
             connection_fail(c, E_HttpChunkSize);
         size = size << 4 | (u64)digit;
-        http_byte(c);
+        byte = http_byte(c);
     }
     if (!n)
         connection_fail(c, E_HttpChunk);
-    u8 next;
-    for (; (next = http_peek(c)) == ' ' || next == '\t'; n++) { /* some servers pad */
-        http_byte(c);
+    for (; byte == ' ' || byte == '\t'; n++) { /* some servers pad */
         if (n >= HTTP_LINE_MAX)
             connection_fail(c, E_HttpLineTooLong);
+        byte = http_byte(c);
     }
-    if (next != '\r' && next != ';')
+    if (byte != '\r' && byte != ';')
         connection_fail(c, E_HttpChunk);
-    http_line_rest(c, 0, n);
+    http_line_rest(c, 0, n, byte);
     if ((i64)size > max)
         connection_fail(c, E_HttpBodyTooLarge);
     return c->error ? 0 : (i64)size;
@@ -6810,7 +6809,6 @@ static void http_until_close(connection *c, writer *w)
 
 static void http_body(connection *c, arena *a, iz max, http_response *r)
 {
-    r->body = S("");
     if (r->length > max)
         connection_fail(c, E_HttpBodyTooLarge);
     if (c->error)
@@ -6875,8 +6873,10 @@ static err url_origin(str *rest, b32 bare, origin *to)
     else if (!bare)
         return E_UrlMalformed;
     iz n = 0;
-    while (n < place.len && !is_one_of(place.ptr[n], "/?#"))
+    while (n < place.len && (is_alnum(place.ptr[n]) || is_one_of(place.ptr[n], "-._[:]")))
         n++;
+    if (n < place.len && !is_one_of(place.ptr[n], "/?#"))
+        return E_UrlMalformed;
     *rest = str_from(place, n);
     place = str_span(place, 0, n);
     iz behind = str_find(place, ']') + 1;
@@ -6887,9 +6887,6 @@ static err url_origin(str *rest, b32 bare, origin *to)
         port = 0;
     if (!port || !end)
         return E_UrlMalformed;
-    for (iz i = 0; i < end; i++)
-        if (!is_alnum(place.ptr[i]) && !is_one_of(place.ptr[i], "-._[:]"))
-            return E_UrlMalformed;
     to->host = str_span(place, 0, end);
     to->port = (u16)port;
     return E_None;
@@ -6909,12 +6906,12 @@ static err url_parse(str text, b32 bare, url *u)
     return error;
 }
 
-/* What becomes part of a request must be visible ASCII, blanks apart where they are allowed: the
- * last line of defence behind the checks of each value. */
-static void http_put(writer *w, str s, b32 blanks)
+/* What becomes part of a request must be visible ASCII: the last line of defence behind the checks
+ * of each value. */
+static void http_put(writer *w, str s)
 {
     for (iz i = 0; i < s.len && !w->error; i++)
-        if (s.ptr[i] >= 0x7f || s.ptr[i] < ' ' || (s.ptr[i] == ' ' && !blanks))
+        if (s.ptr[i] >= 0x7f || s.ptr[i] <= ' ')
             w->error = E_HttpRequestUnsafe;
     put(w, s);
 }
@@ -6939,15 +6936,17 @@ static void http_put_encoded(writer *w, str s)
 static void http_put_start(writer *w, const char *method, const url *base)
 {
     put_text(w, method);
-    http_put(w, base->path, 0);
+    http_put(w, base->path);
     put_byte(w, '/');
 }
 
-static void http_put_header(writer *w, const char *name, str value)
+/* A header; `start` is its name and what stands before the value. It is left out without one. */
+static void http_put_header(writer *w, const char *start, str value)
 {
-    put_text(w, name);
-    put_text(w, ": ");
-    http_put(w, value, 1);
+    if (!value.len)
+        return;
+    put_text(w, start);
+    http_put(w, value);
     put_text(w, "\r\n");
 }
 
@@ -6955,7 +6954,7 @@ static void http_put_header(writer *w, const char *name, str value)
 static void http_put_origin(writer *w, const origin *to)
 {
     put_text(w, " HTTP/1.1\r\nHost: ");
-    http_put(w, to->host, 0);
+    http_put(w, to->host);
     if (to->port != (to->https ? 443 : 80)) {
         put_byte(w, ':');
         put_uint(w, to->port, 1);
@@ -7056,14 +7055,10 @@ static str http_request(arena *a, const origin *to, str target, str token, err *
 {
     writer w = arena_writer(a, HTTP_REQUEST_MAX);
     put_text(&w, str_at(target, 0) == '/' ? "GET " : "GET /");
-    http_put(&w, target, 0);
+    http_put(&w, target);
     http_put_origin(&w, to);
     put_text(&w, "Accept: application/json\r\n");
-    if (token.len) {
-        put_text(&w, "Authorization: Bearer ");
-        http_put(&w, token, 0);
-        put_text(&w, "\r\n");
-    }
+    http_put_header(&w, "Authorization: Bearer ", token);
     http_put_end(&w, (str){0, 0});
     *error = w.error;
     return arena_keep(a, &w);
@@ -7088,13 +7083,9 @@ static err http_get(connection *c, str target, str token, i64 deadline, arena *a
         error = hops == HTTP_REDIRECTS ? E_HttpRedirects : http_location(r, &to, &target);
         if (error)
             break;
-        if (!origin_eq(&c->to, &to))
-            connection_close(c);
-        c->to = to;
+        connection_turn(c, &to);
     }
-    if (!origin_eq(&c->to, &home))
-        connection_close(c);
-    c->to = home;
+    connection_turn(c, &home);
     return error;
 }
 
@@ -7151,7 +7142,7 @@ static void log_put_word(writer *w, str s)
 }
 
 /* A field of a line. One without a value is left out of JSON and a dash in text. */
-static void log_put(const logger *log, writer *w, const char *name, str value)
+static void log_put(writer *w, const logger *log, const char *name, str value)
 {
     if (!log->as_json) {
         put_byte(w, '\t');
@@ -7174,20 +7165,21 @@ static void log_line(const logger *log, log_level level, const char *what, str w
         log_put_word(&message, which);
     }
     writer w = writer_of(buf, countof(buf));
-    str sentence, name = err_name(error, &sentence), grade = T(log_levels[level]);
+    str grade = T(log_levels[level]);
     put_text(&w, log->as_json ? "{\"timestamp\":\"" : "");
     put_time(&w, os_unix_ms());
     if (log->as_json) {
         put_byte(&w, '"');
         json_put_member(&w, "level", grade);
     }
-    log_put(log, &w, "requestId", log->request_id);
+    log_put(&w, log, "requestId", log->request_id);
     if (!log->as_json)
-        log_put(log, &w, "", grade);
-    log_put(log, &w, "message", written(&message));
+        log_put(&w, log, "", grade);
+    log_put(&w, log, "message", written(&message));
     if (error) {
-        log_put(log, &w, "errorType", name);
-        log_put(log, &w, "errorMessage", sentence);
+        str sentence;
+        log_put(&w, log, "errorType", err_name(error, &sentence));
+        log_put(&w, log, "errorMessage", sentence);
     }
     put_text(&w, log->as_json ? "}\n" : "\n");
     invariant(!w.error); /* id 256 (doubled at most), message 256, error 200, the rest under 120 */
@@ -7232,28 +7224,27 @@ static err lambda_init(lambda *l, network *net)
     return E_None;
 }
 
-/* Writes the request line and what follows from the base: the target is what, id and tail. */
-static void lambda_put_start(const lambda *l, writer *w, const char *method, const char *what,
-                             str id, const char *tail)
+/* Begins a request: its target goes on behind `what`. */
+static void lambda_put_start(writer *w, const lambda *l, const char *method, const char *what)
 {
     http_put_start(w, method, &l->base);
     put_text(w, "2018-06-01/runtime/");
     put_text(w, what);
-    http_put_encoded(w, id);
-    put_text(w, tail);
-    http_put_origin(w, &l->base.origin);
 }
 
 /* Sends a GET. Its answer is read later, so that what must be set up is set up meanwhile. */
-static err lambda_ask(lambda *l, const char *what)
+static err lambda_ask(lambda *l, arena *a, const char *what)
 {
-    u8 buf[HTTP_REQUEST_MAX];
-    writer w = writer_of(buf, countof(buf));
-    lambda_put_start(l, &w, "GET ", what, S(""), "");
+    writer w = arena_writer(a, HTTP_REQUEST_MAX);
+    lambda_put_start(&w, l, "GET ", what);
+    http_put_origin(&w, &l->base.origin);
     http_put_end(&w, (str){0, 0});
-    if (!w.error && !connection_open(&l->connection, FOREVER))
-        connection_send(&l->connection, written(&w));
-    return w.error ? w.error : l->connection.error;
+    str request = arena_keep(a, &w);
+    if (w.error)
+        return w.error;
+    connection_open(&l->connection, FOREVER);
+    connection_send(&l->connection, request);
+    return l->connection.error;
 }
 
 /* Where the program was started for a snapshot, this call ends when a copy of it has been restored
@@ -7261,7 +7252,7 @@ static err lambda_ask(lambda *l, const char *what)
 static err lambda_restore(lambda *l, arena *a)
 {
     http_response r = {0};
-    err error = lambda_ask(l, "restore/next");
+    err error = lambda_ask(l, a, "restore/next");
     if (!error)
         error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
     connection_close(&l->connection);
@@ -7279,9 +7270,14 @@ static i64 lambda_deadline(str header)
     return os_monotonic() + (budget > 0 ? budget : 0);
 }
 
-static b32 lambda_id_is_bad(str id)
+/* Takes an id, which may be missing. False if it is bad, and then left out. */
+static b32 lambda_id(const http_response *r, const char *name, str *id)
 {
-    return id.len && !str_is_visible(id, LAMBDA_ID_MAX);
+    *id = http_header(r, name);
+    b32 good = !id->len || str_is_visible(*id, LAMBDA_ID_MAX);
+    if (!good)
+        *id = (str){0, 0};
+    return good;
 }
 
 /* Receives the answer to lambda_ask. E_RuntimeApiStatus for 403 and 500 and whatever else is not
@@ -7290,7 +7286,6 @@ static b32 lambda_id_is_bad(str id)
 static err lambda_receive(lambda *l, arena *a, invocation *i)
 {
     http_response r;
-    *i = (invocation){0};
     err error = http_read(&l->connection, a, EVENT_MAX, 0, &r);
     if (error && !r.head.len)
         return error;
@@ -7304,17 +7299,11 @@ static err lambda_receive(lambda *l, arena *a, invocation *i)
     i->mark = a->start + (r.head.ptr + r.head.len - a->start);
     i->error = error;
     i->deadline = lambda_deadline(http_header(&r, "lambda-runtime-deadline-ms"));
-    i->trace_id = http_header(&r, "lambda-runtime-trace-id");
-    i->invocation_id = http_header(&r, "lambda-runtime-invocation-id");
     l->log->request_id = id;
-    if (lambda_id_is_bad(i->trace_id)) {
+    if (!lambda_id(&r, "lambda-runtime-trace-id", &i->trace_id))
         log_line(l->log, LOG_WARN, "trace id left out", S(""), E_TraceIdInvalid);
-        i->trace_id = S("");
-    }
-    if (lambda_id_is_bad(i->invocation_id)) {
-        i->invocation_id = S("");
+    if (!lambda_id(&r, "lambda-runtime-invocation-id", &i->invocation_id))
         i->error = E_InvocationIdInvalid;
-    }
     return E_None;
 }
 
@@ -7325,33 +7314,35 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, const char *wha
                        str body)
 {
     writer w = arena_writer(a, HTTP_REQUEST_MAX + body.len);
-    lambda_put_start(l, &w, "POST ", "invocation/", i->request_id, what);
-    if (i->invocation_id.len)
-        http_put_header(&w, "Lambda-Runtime-Invocation-Id", i->invocation_id);
+    lambda_put_start(&w, l, "POST ", "invocation/");
+    http_put_encoded(&w, i->request_id);
+    put_text(&w, what);
+    http_put_origin(&w, &l->base.origin);
+    http_put_header(&w, "Lambda-Runtime-Invocation-Id: ", i->invocation_id);
     if (type) {
-        put_text(&w, "Lambda-Runtime-Function-Error-Type: Function.");
-        str sentence;
-        put(&w, err_name(type, &sentence));
-        put_text(&w, "\r\n");
+        str sentence, name = err_name(type, &sentence);
+        http_put_header(&w, "Lambda-Runtime-Function-Error-Type: Function.", name);
     }
     http_put_end(&w, body);
     str request = arena_keep(a, &w);
     http_response r;
     iz tries = 0;
     err error = w.error;
-    while (!w.error && (!tries || (tries == 1 && error))) {
-        error = connection_open(&l->connection, FOREVER);
+    if (error)
+        return error;
+    do {
+        connection_open(&l->connection, FOREVER);
         connection_send(&l->connection, request);
         error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
-        if (r.status >= 200) /* has been read, and counts whatever follows it */
-            error = E_None;
         tries++;
-    }
-    if (!error && r.status >= 500)
-        error = E_RuntimeApiStatus;
-    if (!error && (r.status < 200 || r.status > 299))
+    } while (r.status < 200 && tries < 2); /* a status that was read counts, whatever follows it */
+    if (r.status < 200)
+        return error;
+    if (r.status >= 500)
+        return E_RuntimeApiStatus;
+    if (r.status > 299)
         log_status(l->log, what, r.status, tries, E_RuntimeApiStatus);
-    return error;
+    return E_None;
 }
 
 static err lambda_respond(lambda *l, arena *a, const invocation *i, str body)
@@ -7586,7 +7577,7 @@ static void inquiry_start(inquiry *q, task *t, service *s, const char *what)
     q->what = what;
     q->status = 0;
     q->target = arena_writer(t->arena, HTTP_REQUEST_MAX);
-    http_put(&q->target, s->base.path, 0);
+    http_put(&q->target, s->base.path);
     put_byte(&q->target, '/');
 }
 
@@ -8829,7 +8820,7 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
         invocation i;
         arena_reset(a);
         s->log.request_id = S("");
-        error = lambda_ask(l, "invocation/next");
+        error = lambda_ask(l, a, "invocation/next");
         if (first)
             skill_init(s, net);
         error = error ? error : lambda_receive(l, a, &i);
@@ -8860,6 +8851,19 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
  *   sp -> argc | argv[0] ... argv[argc-1] | 0 | envp[0] ... | 0 | auxv type, value ... | AT_NULL
  * ------------------------------------------------------------------------------------------ */
 #ifndef SKILL_TEST
+
+enum { AT_HWCAP = 16, AT_RANDOM = 25 };
+
+/* A value of the auxiliary vector, which lies behind the environment; 0 if it has none. */
+static uz os_auxiliary(const char *const *env, uz type)
+{
+    while (*env)
+        env++;
+    const uz *aux = (const uz *)(env + 1);
+    while (*aux && *aux != type)
+        aux += 2;
+    return *aux ? aux[1] : 0;
+}
 
 #ifdef __x86_64__
 
@@ -8910,9 +8914,10 @@ __asm__(".globl _start\n"
 
 /* CPUID.1:ECX has PCLMULQDQ in bit 1 and AES-NI in bit 25. In a virtual machine it traps, which
  * takes some microseconds. */
-static b32 os_cpu_aes(void)
+static b32 os_cpu_aes(const char *const *env)
 {
     u32 a = 1, b, c = 0, d;
+    (void)env;
     __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
     return (c >> 1 & c >> 25 & 1) != 0;
 }
@@ -8963,13 +8968,11 @@ __asm__(".globl _start\n"
         "mov x0, sp\n"
         "b start\n");
 
-/* ID_AA64ISAR0_EL1 has 2 in bits 4 to 7 where there are both AES and PMULL. The kernel lets
- * programs read it (Documentation/arm64/cpu-feature-registers.rst), by a trap. */
-static b32 os_cpu_aes(void)
+/* HWCAP has AES in bit 3 and PMULL in bit 4 (Documentation/arm64/elf_hwcaps.rst). */
+static b32 os_cpu_aes(const char *const *env)
 {
-    u64 features;
-    __asm__ volatile("mrs %0, id_aa64isar0_el1" : "=r"(features));
-    return (features >> 4 & 15) >= 2;
+    u64 features = os_auxiliary(env, AT_HWCAP);
+    return (features >> 3 & features >> 4 & 1) != 0;
 }
 
 #endif
@@ -8983,6 +8986,7 @@ enum {
     EHOSTUNREACH = 113,
     ENETUNREACH = 101,
     EINPROGRESS = 115,
+    EISCONN = 106,
     EINTR = 4,
     AF_INET = 2,
     AF_INET6 = 10,
@@ -8996,7 +9000,6 @@ enum {
     POLLOUT = 4,
     CLOCK_REALTIME = 0,
     CLOCK_MONOTONIC = 1,
-    AT_RANDOM = 25,
     AT_FDCWD = -100,
     O_CLOEXEC = 02000000,
     SEEK_END = 2,
@@ -9011,17 +9014,19 @@ typedef struct {
 /* Eight bytes at any address; may overlay objects of any type. */
 typedef u64 __attribute__((may_alias, aligned(1))) word;
 
-/* The empty asm statements keep compilers from taking a loop for the very function it is in. */
-void *memcpy(void *restrict to, const void *restrict from, uz n)
+/* The empty asm statements keep compilers from taking a loop for the very function it is in.
+ * memcpy goes upwards, and so serves memmove too unless `to` lies inside what is copied. */
+void *memcpy(void *to, const void *from, uz n)
 {
     u8 *t = to;
     const u8 *f = from;
-    for (; n >= 8; n -= 8, t += 8, f += 8) {
-        *(word *)t = *(const word *)f;
+    uz i = 0;
+    for (; n - i >= 8; i += 8) {
+        *(word *)(t + i) = *(const word *)(f + i);
         __asm__ volatile("" ::: "memory");
     }
-    for (; n; n--) {
-        *t++ = *f++;
+    for (; i < n; i++) {
+        t[i] = f[i];
         __asm__ volatile("" ::: "memory");
     }
     return to;
@@ -9032,15 +9037,11 @@ void *memmove(void *to, const void *from, uz n)
     u8 *t = to;
     const u8 *f = from;
     if ((uz)t - (uz)f >= n) /* wraps to a large number where `to` lies before `from` */
-        while (n--) {
-            *t++ = *f++;
-            __asm__ volatile("" ::: "memory");
-        }
-    else
-        while (n--) {
-            t[n] = f[n];
-            __asm__ volatile("" ::: "memory");
-        }
+        return memcpy(to, from, n);
+    while (n--) {
+        t[n] = f[n];
+        __asm__ volatile("" ::: "memory");
+    }
     return to;
 }
 
@@ -9048,12 +9049,13 @@ void *memset(void *to, int byte, uz n)
 {
     u8 *t = to;
     u64 pattern = (u8)byte * 0x0101010101010101ull;
-    for (; n >= 8; n -= 8, t += 8) {
-        *(word *)t = pattern;
+    uz i = 0;
+    for (; n - i >= 8; i += 8) {
+        *(word *)(t + i) = pattern;
         __asm__ volatile("" ::: "memory");
     }
-    for (; n; n--) {
-        *t++ = (u8)byte;
+    for (; i < n; i++) {
+        t[i] = (u8)byte;
         __asm__ volatile("" ::: "memory");
     }
     return to;
@@ -9110,7 +9112,8 @@ static str os_map(const char *path)
     return at < 0 && at > -4096 ? none : (str){(const u8 *)at, n};
 }
 
-static void os_unmap(str file)
+/* Kept out of line: three copies are larger than three calls. */
+__attribute__((noinline)) static void os_unmap(str file)
 {
     if (file.ptr)
         system_call(SYS_munmap, (long)file.ptr, file.len, 0);
@@ -9119,9 +9122,13 @@ static void os_unmap(str file)
 static err os_error(long result)
 {
     static const u8 rows[][2] = {
-        {ECONNREFUSED, E_ConnectRefused}, {ECONNRESET, E_ConnectionReset},
-        {EPIPE, E_ConnectionReset},       {ETIMEDOUT, E_TimedOut},
-        {EHOSTUNREACH, E_Unreachable},    {ENETUNREACH, E_Unreachable},
+        {ECONNREFUSED, E_ConnectRefused},
+        {ECONNRESET, E_ConnectionReset},
+        {EPIPE, E_ConnectionReset},
+        {ETIMEDOUT, E_TimedOut},
+        {EHOSTUNREACH, E_Unreachable},
+        {ENETUNREACH, E_Unreachable},
+        {EISCONN, E_None}, /* gVisor's word for a connect that has succeeded meanwhile */
     };
     for (iz i = 0; i < countof(rows); i++)
         if (result == -rows[i][0])
@@ -9154,8 +9161,9 @@ static void os_sleep(i64 until)
     os_wait(-1, 0, until);
 }
 
-/* What to do about a call that gave no bytes: E_None to try again, which may be after a wait. */
-static err os_again(long result, i32 fd, i32 events, i64 deadline)
+/* What to do about a call that gave no bytes: E_None to try again, which may be after a wait. Kept
+ * out of line: two copies are larger than two calls. */
+__attribute__((noinline)) static err os_again(long result, i32 fd, i32 events, i64 deadline)
 {
     if (result == -EAGAIN)
         return os_wait(fd, events, deadline);
@@ -9164,7 +9172,7 @@ static err os_again(long result, i32 fd, i32 events, i64 deadline)
 
 /* Connects an open socket. A second call tells how the first one ended. The kernel takes the
  * longer address of IPv6 for IPv4 as well. */
-static err os_connect_socket(i32 fd, const u8 place[28], i64 deadline)
+static err os_connect_socket(i32 fd, const u32 place[7], i64 deadline)
 {
     for (;;) {
         long result = system_call(SYS_connect, fd, (long)place, 28);
@@ -9178,12 +9186,13 @@ static err os_connect_socket(i32 fd, const u8 place[28], i64 deadline)
 
 static err os_connect(i32 *fd, const address *to, b32 datagram, i64 deadline)
 {
-    /* family, a little-endian u16 on both machines; port; for IPv6 a flow label; the address */
-    u8 place[28] = {to->v6 ? AF_INET6 : AF_INET, 0, (u8)(to->port >> 8), (u8)to->port};
-    copy(place + (to->v6 ? 8 : 4), to->ip, 16);
+    /* family and big-endian port, a u16 each; for IPv6 a flow label; the address */
+    u32 family = to->v6 ? AF_INET6 : AF_INET;
+    u32 place[7] = {family | (u32)__builtin_bswap16(to->port) << 16};
+    copy((u8 *)(place + (to->v6 ? 2 : 1)), to->ip, 16);
     long type = (datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC;
     type |= deadline == FOREVER ? 0 : SOCK_NONBLOCK;
-    long s = system_call(SYS_socket, place[0], type, 0);
+    long s = system_call(SYS_socket, family, type, 0);
     if (s < 0)
         return os_error(s);
     err error = os_connect_socket((i32)s, place, deadline);
@@ -9219,7 +9228,8 @@ static iz os_recv(i32 fd, u8 *buf, iz cap, i64 deadline, err *error)
     return -1;
 }
 
-static void os_close(i32 fd)
+/* Kept out of line: three copies are larger than three calls. */
+__attribute__((noinline)) static void os_close(i32 fd)
 {
     system_call(SYS_close, fd, 0, 0);
 }
@@ -9254,7 +9264,8 @@ void __stack_chk_fail(void)
 static u8 process_memory[PROCESS_BYTES] __attribute__((aligned(16)));
 static u8 invocation_memory[INVOCATION_BYTES] __attribute__((aligned(16)));
 
-static i32 start_guarded(const char *const *env)
+/* Kept out of line: in `start`, which has no guard, none would be checked up to the last return. */
+__attribute__((noinline)) static i32 start_guarded(const char *const *env)
 {
     arena process = arena_of(process_memory, PROCESS_BYTES);
     arena event = arena_of(invocation_memory, INVOCATION_BYTES);
@@ -9266,12 +9277,9 @@ static i32 start_guarded(const char *const *env)
 __attribute__((used, noreturn, no_stack_protector)) static void start(const uz *sp)
 {
     const char *const *env = (const char *const *)(sp + sp[0] + 2);
-    const uz *aux = (const uz *)env;
-    while (*aux)
-        aux++;
-    for (aux++; *aux; aux += 2)
-        if (*aux == AT_RANDOM)
-            __stack_chk_guard = *(const word *)aux[1] << 8;
+    const word *random = (const word *)os_auxiliary(env, AT_RANDOM);
+    if (random)
+        __stack_chk_guard = *random << 8;
     system_call(SYS_exit_group, start_guarded(env), 0, 0);
     __builtin_trap();
 }

@@ -349,8 +349,9 @@ static void os_random(u8 *out, iz n)
         abort();
 }
 
-static b32 os_cpu_aes(void)
+static b32 os_cpu_aes(const char *const *env)
 {
+    (void)env;
 #ifdef __aarch64__
     return (getauxval(AT_HWCAP) & 0x18) == 0x18; /* HWCAP_AES, HWCAP_PMULL */
 #else
@@ -2050,7 +2051,7 @@ static void test_aead_published(void)
          "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa8cb08e48590dbb3da7b08b10"
          "56828838c5f61e6393ba7a0abcc9f66276fc6ece0f4e1768cddf8853bb2d551b"},
     };
-    if (!os_cpu_aes()) {
+    if (!os_cpu_aes(0)) {
         skipped++;
         return;
     }
@@ -2096,7 +2097,7 @@ static void test_chacha20_poly1305_published(void)
 /* Which ciphers can be tested here. */
 static b32 test_aead_here(iz id)
 {
-    if (id == CHACHA20_POLY1305 || os_cpu_aes())
+    if (id == CHACHA20_POLY1305 || os_cpu_aes(0))
         return 1;
     skipped++;
     return 0;
@@ -2669,7 +2670,7 @@ static void test_vector_symmetric(void)
         b32 is_aes = vector_is(rows[i].input, "alg", "aes-128-gcm");
         if (is_aes)
             CHECK(vector_symmetric(rows[i].input, 0) == VECTOR_FAILED);
-        if (is_aes && !os_cpu_aes())
+        if (is_aes && !os_cpu_aes(0))
             skipped++;
         else
             CHECK(vector_symmetric(rows[i].input, 1) == rows[i].verdict);
@@ -10738,11 +10739,11 @@ static void test_http_unsafe_values(void)
         u8 value[] = {'a', (u8)c, 'b'};
         b32 visible = c > ' ' && c < 0x7f;
         writer w = writer_of(buf, countof(buf));
-        http_put(&w, (str){value, 3}, 0);
+        http_put(&w, (str){value, 3});
         CHECK((w.error == E_None) == visible && (visible || w.error == E_HttpRequestUnsafe));
         w = writer_of(buf, countof(buf));
-        http_put_header(&w, "X", (str){value, 3});
-        CHECK((w.error == E_None) == (visible || c == ' '));
+        http_put_header(&w, "X: ", (str){value, 3});
+        CHECK((w.error == E_None) == visible);
         char expected[16];
         unit_print(expected, sizeof expected, "a%%%02Xb", (unsigned)c);
         w = writer_of(buf, countof(buf));
@@ -10955,7 +10956,7 @@ static void test_lambda_place(void)
     for (iz i = 0; i < countof(rows); i++) {
         unit_lambda *u = unit_lambda_of(rows[i].place);
         script_start();
-        CHECK_ROW(!lambda_ask(&u->l, "invocation/next"), rows[i].place);
+        CHECK_ROW(!lambda_ask(&u->l, unit_arena(), "invocation/next"), rows[i].place);
         CHECK_ROW(str_starts(written(&script.sent), unit_str(rows[i].start)), rows[i].place);
         CHECK_ROW(script.to.port == 9001, rows[i].place);
         CHECK_ROW(unit_count(written(&script.sent), "User-Agent: ") == 1, rows[i].place);
@@ -11009,7 +11010,7 @@ static err unit_receive(unit_lambda **u, const char *head, const char *body, inv
     script_start();
     unit_print(text, sizeof text, "%sContent-Length: %zu\r\n\r\n%s", head, strlen(body), body);
     script_add(unit_str(text), THEN_MORE);
-    CHECK(!lambda_ask(&(*u)->l, "invocation/next"));
+    CHECK(!lambda_ask(&(*u)->l, unit_arena(), "invocation/next"));
     return lambda_receive(&(*u)->l, unit_arena(), i);
 }
 
@@ -11084,15 +11085,17 @@ static void test_lambda_receive_faulty_event(void)
     u = unit_lambda_of("127.0.0.1:9001");
     script_start();
     script_add(S(OK ID "Transfer-Encoding: chunked\r\n\r\n3\r\nabcX"), THEN_END);
-    CHECK(!lambda_ask(&u->l, "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i));
+    CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") &&
+          !lambda_receive(&u->l, unit_arena(), &i));
     CHECK(i.error == E_HttpChunk && i.request_id.len && u->l.connection.fd == -1);
     script_start();
     script_add(S(OK ID "Content-Length: 6292481\r\n\r\n"), THEN_END); /* 6 MiB + 1025 */
-    CHECK(!lambda_ask(&u->l, "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i));
+    CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") &&
+          !lambda_receive(&u->l, unit_arena(), &i));
     CHECK(i.error == E_HttpBodyTooLarge && i.request_id.len);
     script_start();
     script_add(S(""), THEN_END);
-    CHECK(!lambda_ask(&u->l, "invocation/next"));
+    CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next"));
     CHECK(lambda_receive(&u->l, unit_arena(), &i) == E_ConnectionClosed);
 }
 
@@ -11111,8 +11114,8 @@ static void test_lambda_receive_large(void)
                    THEN_MORE);
         script_add((str){event, SIZE}, THEN_MORE);
         script_add(chunked ? S("\r\n0\r\n\r\n") : S(""), THEN_MORE);
-        CHECK(!lambda_ask(&u->l, "invocation/next") && !lambda_receive(&u->l, unit_arena(), &i) &&
-              !i.error);
+        CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") &&
+              !lambda_receive(&u->l, unit_arena(), &i) && !i.error);
         CHECK(i.event.len == SIZE && i.event.ptr[SIZE - 1] == '7' && !script.faults);
     }
 }
@@ -11121,12 +11124,13 @@ static void test_lambda_ask_once(void)
 {
     unit_lambda *u = unit_lambda_of("127.0.0.1:9001");
     script_start();
-    CHECK(!lambda_ask(&u->l, "invocation/next") && script.connects == 1);
+    CHECK(!lambda_ask(&u->l, unit_arena(), "invocation/next") && script.connects == 1);
     CHECK(str_starts(written(&script.sent), S("GET /2018-06-01/runtime/invocation/next HTTP/1.1")));
     u = unit_lambda_of("127.0.0.1:9001");
     script_start();
     script.connect[0] = E_ConnectRefused;
-    CHECK(lambda_ask(&u->l, "invocation/next") == E_ConnectRefused && script.connects == 1);
+    CHECK(lambda_ask(&u->l, unit_arena(), "invocation/next") == E_ConnectRefused &&
+          script.connects == 1);
 }
 
 static invocation unit_invocation(const char *invocation_id)
@@ -18389,7 +18393,7 @@ static int vector_line(str text)
         free((void *)(uz)reply.ptr);
         return accepted == valid;
     }
-    int result = vector_symmetric((const char *)text.ptr, os_cpu_aes());
+    int result = vector_symmetric((const char *)text.ptr, os_cpu_aes(0));
     if (result != VECTOR_FOREIGN)
         return result == VECTOR_BAD ? -1 : result;
     result = vector_public((const char *)text.ptr);
