@@ -6317,9 +6317,10 @@ typedef struct {
     dns_cache dns;
 } network;
 
-typedef struct {
+typedef struct connection {
     origin to;
     network *net;
+    struct connection *meanwhile; /* to be opened while the next answer is on its way, or null */
     i32 fd;       /* -1 when closed */
     i64 deadline; /* of the present request */
     b8 kept;     /* an answer has come over this socket before */
@@ -6497,9 +6498,9 @@ static err connection_open(connection *c, i64 deadline)
     if (c->fd >= 0 && !connection_is_idle(c))
         connection_close(c);
     c->error = E_None;
-    c->kept = c->fd >= 0;
-    if (c->kept)
+    if (c->fd >= 0)
         return E_None;
+    c->kept = 0;
     c->error = connection_dial(c);
     if (!c->error && c->to.https)
         connection_handshake(c);
@@ -6851,6 +6852,8 @@ static err http_read(connection *c, arena *a, iz max, b32 until_close, http_resp
     http_body(c, a, max, r);
     if (c->error || !r->keep || r->length == HTTP_TO_END || c->at < c->len)
         connection_close(c);
+    else
+        c->kept = 1;
     connection_drop(c);
     return c->error;
 }
@@ -6940,6 +6943,13 @@ static void http_put_start(writer *w, const char *method, const url *base)
     put_byte(w, '/');
 }
 
+/* By bytes: a string of it would be shared with code that must not lie beside Lambda's. */
+static void http_put_line_end(writer *w)
+{
+    put_byte(w, '\r');
+    put_byte(w, '\n');
+}
+
 /* A header; `start` is its name and what stands before the value. It is left out without one. */
 static void http_put_header(writer *w, const char *start, str value)
 {
@@ -6947,7 +6957,7 @@ static void http_put_header(writer *w, const char *start, str value)
         return;
     put_text(w, start);
     http_put(w, value);
-    put_text(w, "\r\n");
+    http_put_line_end(w);
 }
 
 /* Ends the request line; an empty User-Agent would be refused by TfL. */
@@ -6968,11 +6978,10 @@ static void http_put_end(writer *w, str body)
     if (body.ptr) {
         put_text(w, "Content-Type: application/json\r\nContent-Length: ");
         put_uint(w, (u64)body.len, 1);
-        put_text(w, "\r\n\r\n");
-        put(w, body);
-    } else {
-        put_text(w, "\r\n");
+        http_put_line_end(w);
     }
+    http_put_line_end(w);
+    put(w, body);
 }
 
 /* delay-seconds of Retry-After, RFC 9110 section 10.2.3, in ns, or else `otherwise`. A date is not
@@ -6999,6 +7008,16 @@ static b32 http_may_pass(err error)
     return E_ConnectRefused <= error && error <= E_DnsServerFailure;
 }
 
+/* Opens the connection that will be needed next, once. Failure is for its own request to meet; no
+ * more time goes into it than silence may take. */
+static void http_meanwhile(connection *c)
+{
+    connection *next = c->meanwhile;
+    c->meanwhile = 0;
+    if (next)
+        connection_open(next, earlier(c->deadline, os_monotonic() + KEPT_SILENCE));
+}
+
 /* A request without a body that is sent again, at most twice and inside the deadline: when no
  * connection comes about, when a kept one turns out dead or silent before the first byte, and on
  * 408, 429 and 5xx, after a pause of RETRY_PAUSE, then three times it, or as Retry-After says. A
@@ -7016,6 +7035,7 @@ static err http_try(connection *c, str request, i64 deadline, arena *a, http_res
         b32 again = http_may_pass(error);
         if (!error) {
             connection_send(c, request);
+            http_meanwhile(c);
             error = http_read(c, a, UPSTREAM_BODY_MAX, 1, r);
             again = c->kept && !c->heard && http_may_pass(error);
             wait = again ? 0 : wait;
@@ -7912,6 +7932,8 @@ static err preferences_get(task *t, str token, line_ids *favourites)
     err odd = E_None;
     inquiry_start(&q, t, &t->skill->preferences, "preferences");
     put_text(&q.target, "api/preferences");
+    if (!t->skill->tfl.error) /* which is asked next */
+        q.service->connection.meanwhile = &t->skill->tfl.connection;
     err error = inquiry_ask(&q, token);
     if (error)
         return q.status == 401 || q.status == 403 ? E_AccessTokenRefused : error;
