@@ -2910,8 +2910,8 @@ static u64 f25519_limb(u128 *sum)
 /* Tight product of two loose ones; out may be either. Limbs that pass 2^255 come back times 19:
  * 19 * 2^53 < 2^58. A sum of products is below 77 * 2^106 < 2^113, the last below 5 * 2^106
  * < 2^109; so the carries are below 2^62, the last below 2^58, and 19 * 2^58 < 2^63: times 19 it
- * leaves at most 2^12 to the second limb. */
-static void f25519_mul(f25519 out, const f25519 a, const f25519 b)
+ * leaves at most 2^12 to the second limb. (Inlined into a loop it would keep all in memory.) */
+static __attribute__((noinline)) void f25519_mul(f25519 out, const f25519 a, const f25519 b)
 {
     u64 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4];
     u64 b0 = b[0], b1 = b[1], b2 = b[2], b3 = b[3], b4 = b[4];
@@ -2954,22 +2954,6 @@ static void f25519_combine(f25519 out, const f25519 a, const f25519 b)
     out[0] += 19 * (u64)sum;
 }
 
-/* 1 / a, and 0 for 0: a to the power p - 2 = 2^255 - 21, whose bits are all set but numbers 2 and
- * 4. Bits 5 to 249 are taken in fives by way of `ones`, a to the power 31. */
-static void f25519_invert(f25519 out, f25519 ones, const f25519 a)
-{
-    copy((u8 *)out, (const u8 *)a, sizeof(f25519));
-    for (iz i = 253; i >= 0; i--) {
-        f25519_mul(out, out, out);
-        if (i >= 250 || i == 3 || i < 2)
-            f25519_mul(out, out, a);
-        else if (i % 5 == 0)
-            f25519_mul(out, out, ones);
-        if (i == 250)
-            copy((u8 *)ones, (const u8 *)out, sizeof(f25519));
-    }
-}
-
 /* The u-coordinate in 32 bytes; their top bit is ignored (RFC 7748, 5). */
 static void f25519_load(f25519 out, const u8 in[32])
 {
@@ -3004,9 +2988,10 @@ typedef struct {
     f25519 a, b, c, d, e;
 } x25519_state;
 
-/* Each step is r = a op b of numbers of the state, by their first limbs in it; F_SUMS writes two
- * numbers in a row. */
-enum { F_MUL, F_SUMS, F_COMBINE };
+/* Each step makes a number r of the state from numbers a and b, each by its first limb in it:
+ * F_SUMS writes sum and difference in a row, F_COMBINE 121665 * a + b, and any other op that many
+ * squarings of a, times b; r is b only where there are no squarings. */
+enum { F_MUL = 0, F_SUMS = 254, F_COMBINE = 255 };
 enum {
     F_X1 = 0,
     F_X2 = 5,
@@ -3027,18 +3012,28 @@ static const u8 x25519_steps[14][4] = {
     {F_COMBINE, F_Z2, F_E, F_A}, {F_MUL, F_Z2, F_Z2, F_E},
 };
 
-static void x25519_step(x25519_state *state)
+/* x2 = x2 / z2, and 0 for z2 = 0: 1 / z2 is z2 to the power p - 2 = 2^255 - 21. The exponents so
+ * far are 2, 9, 11, then 2^n - 1 for n = 5, 10, 20, 40, 50, 100, 200 and 250. */
+static const u8 x25519_division[13][4] = {
+    {F_MUL, F_A, F_Z2, F_Z2}, {2, F_B, F_A, F_Z2}, {F_MUL, F_A, F_A, F_B}, {1, F_C, F_A, F_B},
+    {5, F_B, F_C, F_C},       {10, F_D, F_B, F_B}, {20, F_E, F_D, F_D},    {10, F_D, F_E, F_B},
+    {50, F_B, F_D, F_D},      {100, F_C, F_B, F_B}, {50, F_B, F_C, F_D},   {5, F_C, F_B, F_A},
+    {F_MUL, F_X2, F_X2, F_C},
+};
+
+static void x25519_run(x25519_state *state, const u8 (*step)[4], iz n)
 {
     u64 *limb = (u64 *)(void *)state;
-    for (iz i = 0; i < countof(x25519_steps); i++) {
-        const u8 *s = x25519_steps[i];
+    for (; n; n--, step++) {
+        const u8 *s = *step;
         u64 *r = limb + s[1], *a = limb + s[2], *b = limb + s[3];
-        if (s[0] == F_MUL)
-            f25519_mul(r, a, b);
-        else if (s[0] == F_SUMS)
+        if (s[0] == F_SUMS)
             f25519_sums((f25519 *)(void *)r, a, b);
-        else
+        else if (s[0] == F_COMBINE)
             f25519_combine(r, a, b);
+        else
+            for (i32 i = s[0]; i >= 0; i--, a = r)
+                f25519_mul(r, a, i ? a : b);
     }
 }
 
@@ -3063,11 +3058,10 @@ static err x25519(u8 shared[32], const u8 secret[32], const u8 peer[32])
             pair[i + 10] ^= differ;
         }
         swapped = bit;
-        x25519_step(&s);
+        x25519_run(&s, x25519_steps, countof(x25519_steps));
     }
     /* The last bit of k is 0: nothing is left to swap back. */
-    f25519_invert(s.a, s.b, s.z2);
-    f25519_mul(s.x2, s.x2, s.a);
+    x25519_run(&s, x25519_division, countof(x25519_division));
     f25519_store(shared, s.x2);
     for (iz i = 0; i < 32; i++)
         any |= shared[i];
