@@ -3044,7 +3044,7 @@ static err x25519(u8 shared[32], const u8 secret[32], const u8 peer[32])
 {
     x25519_state s = {.x2 = {1}, .z3 = {1}};
     u8 k[32];
-    u64 swapped = 0, any = 0, *pair = (u64 *)(void *)&s + 5; /* from x2 on */
+    u64 swapped = 0, *pair = (u64 *)(void *)&s + 5; /* from x2 on */
     copy(k, secret, 32);
     k[0] &= 248;
     k[31] = (u8)((k[31] & 127) | 64);
@@ -3063,11 +3063,9 @@ static err x25519(u8 shared[32], const u8 secret[32], const u8 peer[32])
     /* The last bit of k is 0: nothing is left to swap back. */
     x25519_run(&s, x25519_division, countof(x25519_division));
     f25519_store(shared, s.x2);
-    for (iz i = 0; i < 32; i++)
-        any |= shared[i];
     wipe(&s, sizeof s);
     wipe(k, sizeof k);
-    return (err)(ct_mask(ct_is_zero(any)) & E_KeyShareZero);
+    return (err)(ct_mask(ct_equal(shared, (const u8 *)field_zero, 32)) & E_KeyShareZero);
 }
 
 /* Our key share: the point of 32 secret bytes, any. (RFC 7748, 6.1) */
