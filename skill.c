@@ -1645,10 +1645,12 @@ static const u64 sha_round[80] = {
     0x4cc5d4becb3e42b6, 0x597f299cfc657e2a, 0x5fcb6fab3ad6faec, 0x6c44198c4a475817,
 };
 
-/* One block (FIPS 180-4, 6.2.2). The names are the standard's; h takes in T1. */
-static void sha256_block(u64 state[8], const u8 *block)
+/* One block (FIPS 180-4, 6.2.2). The names are the standard's. Its eight variables, a to h, stand
+ * in a row at v. In a round the new e takes the place of d and the new a one in front of the row,
+ * which makes the old ones those behind. The room, wiped by its owner, ends with the first row. */
+static void sha256_block(u64 state[8], const u8 *block, u32 w[2 * 64 + 8])
 {
-    u32 w[64];
+    u32 *v = w + 2 * 64;
     for (iz t = 0; t < 16; t++)
         w[t] = __builtin_bswap32(load32(block + 4 * t));
     for (iz t = 16; t < 64; t++) {
@@ -1656,25 +1658,24 @@ static void sha256_block(u64 state[8], const u8 *block)
         w[t] = w[t - 16] + (rotate32(x, 7) ^ rotate32(x, 18) ^ x >> 3) + w[t - 7] +
                (rotate32(y, 17) ^ rotate32(y, 19) ^ y >> 10);
     }
-    u32 a = (u32)state[0], b = (u32)state[1], c = (u32)state[2], d = (u32)state[3];
-    u32 e = (u32)state[4], f = (u32)state[5], g = (u32)state[6], h = (u32)state[7];
+    for (iz i = 0; i < 8; i++)
+        v[i] = (u32)state[i];
+    u32 a = v[0], e = v[4];
     for (iz t = 0; t < 64; t++) {
-        h += (rotate32(e, 6) ^ rotate32(e, 11) ^ rotate32(e, 25)) + (g ^ (e & (f ^ g))) + w[t] +
-             (u32)(sha_round[t] >> 32);
-        u32 t2 = (rotate32(a, 2) ^ rotate32(a, 13) ^ rotate32(a, 22)) + ((a & b) ^ (c & (a ^ b)));
-        u32 first = h + t2;
-        d += h;
-        h = g, g = f, f = e, e = d, d = c, c = b, b = a, a = first;
+        u32 b = v[1], c = v[2], f = v[5], g = v[6], t1 = v[7] + w[t] + (u32)(sha_round[t] >> 32);
+        t1 += (rotate32(e, 6) ^ rotate32(e, 11) ^ rotate32(e, 25)) + (g ^ (e & (f ^ g)));
+        v[3] = e = v[3] + t1;
+        t1 += (rotate32(a, 2) ^ rotate32(a, 13) ^ rotate32(a, 22)) + ((a & b) ^ (c & (a ^ b)));
+        *--v = a = t1;
     }
-    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
-    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
-    wipe(w, sizeof w);
+    for (iz i = 0; i < 8; i++)
+        state[i] += v[i];
 }
 
 /* And 6.4.2. */
-static void sha512_block(u64 state[8], const u8 *block)
+static void sha512_block(u64 state[8], const u8 *block, u64 w[2 * 80 + 8])
 {
-    u64 w[80];
+    u64 *v = w + 2 * 80;
     for (iz t = 0; t < 16; t++)
         w[t] = load64_be(block + 8 * t);
     for (iz t = 16; t < 80; t++) {
@@ -1682,19 +1683,18 @@ static void sha512_block(u64 state[8], const u8 *block)
         w[t] = w[t - 16] + (rotate64(x, 1) ^ rotate64(x, 8) ^ x >> 7) + w[t - 7] +
                (rotate64(y, 19) ^ rotate64(y, 61) ^ y >> 6);
     }
-    u64 a = state[0], b = state[1], c = state[2], d = state[3];
-    u64 e = state[4], f = state[5], g = state[6], h = state[7];
+    for (iz i = 0; i < 8; i++)
+        v[i] = state[i];
+    u64 a = v[0], e = v[4];
     for (iz t = 0; t < 80; t++) {
-        h += (rotate64(e, 14) ^ rotate64(e, 18) ^ rotate64(e, 41)) + (g ^ (e & (f ^ g))) + w[t] +
-             sha_round[t];
-        u64 t2 = (rotate64(a, 28) ^ rotate64(a, 34) ^ rotate64(a, 39)) + ((a & b) ^ (c & (a ^ b)));
-        u64 first = h + t2;
-        d += h;
-        h = g, g = f, f = e, e = d, d = c, c = b, b = a, a = first;
+        u64 b = v[1], c = v[2], f = v[5], g = v[6], t1 = v[7] + w[t] + sha_round[t];
+        t1 += (rotate64(e, 14) ^ rotate64(e, 18) ^ rotate64(e, 41)) + (g ^ (e & (f ^ g)));
+        v[3] = e = v[3] + t1;
+        t1 += (rotate64(a, 28) ^ rotate64(a, 34) ^ rotate64(a, 39)) + ((a & b) ^ (c & (a ^ b)));
+        *--v = a = t1;
     }
-    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
-    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
-    wipe(w, sizeof w);
+    for (iz i = 0; i < 8; i++)
+        state[i] += v[i];
 }
 
 /* The bytes of a digest: 32, 48 or 64. */
@@ -1710,10 +1710,12 @@ static iz hash_block_size(hash_id id)
 
 static void hash_block(hash *h, const u8 *block)
 {
+    union { u32 narrow[2 * 64 + 8]; u64 wide[2 * 80 + 8]; } room;
     if (h->id == SHA256)
-        sha256_block(h->state, block);
+        sha256_block(h->state, block, room.narrow);
     else
-        sha512_block(h->state, block);
+        sha512_block(h->state, block, room.wide);
+    wipe(&room, sizeof room);
 }
 
 static void hash_init(hash *h, hash_id id)
