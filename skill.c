@@ -3328,12 +3328,13 @@ static u64 limbs_top(const u64 *p, iz drop)
 
 /* x = x * R mod n, for x < n: limb by limb, x = x * 2^64 - q * n. Counted from the first bit of n
  * on, let d be the first 64 bits of n, D = d + 1, V = floor(2^128 / D) = 2^64 + v, and A = 2^64 *
- * high + low the first 128 bits of x * 2^64. Then, with the fraction of low * v / 2^64 left out,
- *     q = floor((high * V + low + low * v / 2^64) / 2^64) <= A * V / 2^128 <= A / D,
+ * high + low the first 128 bits of x * 2^64. Of low only l counts, its bits in the limb that it
+ * begins in, and low - l < 2^63. Then
+ *     q = floor((high * V + l) / 2^64) <= A * V / 2^128 <= A / D,
  * and A / D <= x * 2^64 / n < 2^64, so that q fits and the rest is not negative. The true quotient
- * is above A / D by 2 at most, A / D above A * V / 2^128 by less than 1, and that above q by less
- * than 2: up to 4 subtractions follow, mostly none or one. The sum in q is (2^64 - 1)^2 + 2 * (2^64
- * - 1) < 2^128 at most. */
+ * is above A / D by 2 at most, A / D above A * V / 2^128 by less than 1, and that, with low * v /
+ * 2^128 + (low - l) / 2^64 left out, above q by less than 2.5: up to 5 subtractions follow, mostly
+ * none or one. The sum in q is (2^64 - 1)^2 + 2^64 - 1 < 2^128 at most. */
 static void mont_enter(big *number, const modulus *m)
 {
     iz n = m->limbs, drop = 64 * n - m->bits;
@@ -3347,9 +3348,8 @@ static void mont_enter(big *number, const modulus *m)
             rest -= divisor;
     }
     for (iz i = 0; i < n; i++) {
-        u64 high = limbs_top(x + n - 1, drop), low = limbs_top(x + n - 2, drop);
-        u64 carry = 0, below = 0, lowest = (u64)((u128)low * v >> 64);
-        u64 q = high + (u64)(((u128)high * v + low + lowest) >> 64);
+        u64 carry = 0, below = 0, high = limbs_top(x + n - 1, drop);
+        u64 q = high + (u64)(((u128)high * v + (x[n - 2] << drop)) >> 64);
         for (iz j = 0; j < n; j++) {
             u128 product = (u128)q * p[j] + carry; /* with the borrow, carry < 2^64 still */
             u64 limb = x[j];
