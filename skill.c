@@ -2315,25 +2315,25 @@ static void limbs_shift(u64 *a, iz n, iz left)
             a[i] = a[i] >> -left | (i + 1 < n ? a[i + 1] << (64 + left) : 0);
 }
 
-/* r = a + b; gives the carry. r may be a or b. */
-static u64 limbs_add(u64 *r, const u64 *a, const u64 *b, iz n)
+/* a = a + b; gives the carry. b may be a. */
+static u64 limbs_add(u64 *a, const u64 *b, iz n)
 {
     u64 carry = 0;
     for (iz i = 0; i < n; i++) {
         u128 sum = (u128)a[i] + b[i] + carry;
-        r[i] = (u64)sum;
+        a[i] = (u64)sum;
         carry = (u64)(sum >> 64);
     }
     return carry;
 }
 
-/* r = a - b; gives the borrow. r may be a or b. */
-static u64 limbs_sub(u64 *r, const u64 *a, const u64 *b, iz n)
+/* a = a - b; gives the borrow. */
+static u64 limbs_sub(u64 *a, const u64 *b, iz n)
 {
     u64 borrow = 0;
     for (iz i = 0; i < n; i++) {
         u128 sum = (u128)a[i] - b[i] - borrow;
-        r[i] = (u64)sum;
+        a[i] = (u64)sum;
         borrow = (u64)(sum >> 64) & 1;
     }
     return borrow;
@@ -3132,15 +3132,15 @@ static inline __attribute__((always_inline)) void column_long(column *sum, const
     *sum = c;
 }
 
-/* r = a * b / R mod n, where a * b < n * R; r may be a or b. When a and b are one object, each
- * product of two limbs is formed once. Multiples q[k] * n clear the lower half of the columns, and
- * the upper half is (ab + qn) / R < (nR + Rn) / R = 2n. Limb k - limbs of r is written when column
- * k is complete: no later column reads it, save times zero. */
-static void mont_product(big *r, const big *a, const big *b, const modulus *m)
+/* a = a * b / R mod n, where a * b < n * R. When a and b are one object, each product of two limbs
+ * is formed once. Multiples q[k] * n clear the lower half of the columns, and the upper half is (ab
+ * + qn) / R < (nR + Rn) / R = 2n. Limb k - limbs of a is written when column k is complete: no later
+ * column reads it, save times zero. */
+static void mont_product(const modulus *m, big *a, const big *b)
 {
     big quotient = {0};
-    u64 *q = big_limbs(&quotient), *out = big_limbs(r);
-    const u64 *x = big_limbs(a), *y = big_limbs(b), *n = big_limbs(&m->n);
+    u64 *q = big_limbs(&quotient), *x = big_limbs(a);
+    const u64 *y = big_limbs(b), *n = big_limbs(&m->n);
     column c = {0, 0};
     for (iz k = 0; k < 2 * m->limbs - 1; k++) {
         iz last = k < m->limbs ? k : m->limbs - 1; /* i goes from k - last to last */
@@ -3163,18 +3163,18 @@ static void mont_product(big *r, const big *a, const big *b, const modulus *m)
             column_add(&c, (u128)q[k] * n[0]);
             column_next(&c);
         } else {
-            out[k - m->limbs] = column_next(&c);
+            x[k - m->limbs] = column_next(&c);
         }
     }
-    out[m->limbs - 1] = column_next(&c);
-    if ((u64)c.low || !limbs_less(out, n, m->limbs))
-        limbs_sub(out, out, n, m->limbs);
+    x[m->limbs - 1] = column_next(&c);
+    if ((u64)c.low || !limbs_less(x, n, m->limbs))
+        limbs_sub(x, n, m->limbs);
 }
 
 /* ---- ECDSA ---- */
 
 /* A number of a signature: 1 to order - 1, else false. */
-static b32 scalar_read(big *k, str s, const modulus *order)
+static b32 scalar_read(const modulus *order, big *k, str s)
 {
     s = str_without_zeros(s);
     if (!s.len || s.len > 8 * order->limbs)
@@ -3187,9 +3187,9 @@ static b32 scalar_read(big *k, str s, const modulus *order)
  * greatest common divisor of u, the order, and v, k, which keeps, with upper or lower signs,
  *     k * x = -+ u * 2^e and k * y = +- v * 2^e mod order, u * y + v * x = order.
  * The last bounds x and y. Each halving of v halves u * v, which begins below 2^(2B) and is 1 in
- * the end, before v = 0: e < 2B. Then u is 1 and 1 / k = -+ x / 2^e, and the Montgomery product of
- * x and 2^(2B - e) is R / k. A number of B bits can be that power if e > B. */
-static void scalar_invert(big *k, const modulus *order)
+ * the end, before v = 0: e < 2B. Then u is 1, y the order and 1 / k = -+ x / 2^e, and the Montgomery
+ * product of x and 2^(2B - e) is R / k. A number of B bits can be that power if e > B. */
+static void scalar_invert(const modulus *order, big *k)
 {
     iz n = order->limbs, e = 0;
     const u64 *q = big_limbs(&order->n);
@@ -3212,18 +3212,20 @@ static void scalar_invert(big *k, const modulus *order)
             t = x, x = y, y = t;
             minus ^= 1;
         }
-        limbs_sub(v, v, u, n);
-        limbs_add(y, y, x, n);
+        limbs_sub(v, u, n);
+        limbs_add(y, x, n);
     }
-    if (minus)
-        limbs_sub(x, q, x, n);
+    if (minus) {
+        limbs_sub(y, x, n);
+        x = y;
+    }
     for (; e <= 64 * n; e++)
-        if (limbs_add(x, x, x, n) || !limbs_less(x, q, n))
-            limbs_sub(x, x, q, n);
+        if (limbs_add(x, x, n) || !limbs_less(x, q, n))
+            limbs_sub(x, q, n);
     big power = {0};
     big_limbs(&power)[(128 * n - e) >> 6] = (u64)1 << ((128 * n - e) & 63);
     copy((u8 *)big_limbs(k), (const u8 *)x, n * 8);
-    mont_product(k, k, &power, order);
+    mont_product(order, k, &power);
 }
 
 enum { NAF_MAX = 64 * FIELD_LIMBS + 1, NAF_MINUS = 128 };
@@ -3287,7 +3289,7 @@ static b32 adder_x_is(adder *a, const u64 *r)
         field_mul(c, t[3], t[2], t[1]);
         if (limbs_equal(t[0], t[3], n))
             return 1;
-    } while (!limbs_add(t[2], t[2], curves[c].order, n) && limbs_less(t[2], curves[c].prime, n));
+    } while (!limbs_add(t[2], curves[c].order, n) && limbs_less(t[2], curves[c].prime, n));
     return 0;
 }
 
@@ -3306,13 +3308,13 @@ static err ecdsa_verify(curve_id c, str key, str digest, str r, str s)
     order.n = (big){0};
     copy((u8 *)big_limbs(&order.n), (const u8 *)curves[c].order, n * 8);
     modulus_set(&order);
-    if (!scalar_read(&rr, r, &order) || !scalar_read(&w, s, &order))
+    if (!scalar_read(&order, &rr, r) || !scalar_read(&order, &w, s))
         return E_SignatureBad;
     big_read(&u1, str_span(digest, 0, digest.len < 8 * n ? digest.len : 8 * n));
-    scalar_invert(&w, &order);
+    scalar_invert(&order, &w);
     u2 = rr;
-    mont_product(&u1, &u1, &w, &order);
-    mont_product(&u2, &u2, &w, &order);
+    mont_product(&order, &u1, &w);
+    mont_product(&order, &u2, &w);
     adder a = {.curve = c};
     adder_combine(&a, &u1, &u2, &q);
     return adder_x_is(&a, big_limbs(&rr)) ? E_None : E_SignatureBad;
@@ -3335,7 +3337,7 @@ static u64 limbs_top(const u64 *p, iz drop)
  * is above A / D by 2 at most, A / D above A * V / 2^128 by less than 1, and that, with low * v /
  * 2^128 + (low - l) / 2^64 left out, above q by less than 2.5: up to 5 subtractions follow, mostly
  * none or one. The sum in q is (2^64 - 1)^2 + 2^64 - 1 < 2^128 at most. */
-static void mont_enter(big *number, const modulus *m)
+static void mont_enter(const modulus *m, big *number)
 {
     iz n = m->limbs, drop = 64 * n - m->bits;
     u64 *x = big_limbs(number), v = 0;
@@ -3358,7 +3360,7 @@ static void mont_enter(big *number, const modulus *m)
             below = limb;
         }
         for (u64 top = below - carry; top || !limbs_less(x, p, n);)
-            top -= limbs_sub(x, x, p, n);
+            top -= limbs_sub(x, p, n);
     }
 }
 
@@ -3390,12 +3392,12 @@ static err rsa_open(u8 em[RSA_BITS_MAX / 8], iz *bits, str n, str e, str signatu
     if (!limbs_less(big_limbs(&plain), big_limbs(&m_n.n), m_n.limbs))
         return E_SignatureBad;
     form = plain;
-    mont_enter(&form, &m_n);
+    mont_enter(&m_n, &form);
     m = form;
     for (iz i = 62 - __builtin_clzll(exponent); i >= 0; i--) {
-        mont_product(&m, &m, &m, &m_n);
+        mont_product(&m_n, &m, &m);
         if (exponent >> i & 1) /* the last bit is set, and the last product makes m plain */
-            mont_product(&m, &m, i ? &form : &plain, &m_n);
+            mont_product(&m_n, &m, i ? &form : &plain);
     }
     limbs_write(em, n.len, big_limbs(&m));
     return E_None;

@@ -2716,6 +2716,26 @@ static u64 public_random(void)
     return public_random_state;
 }
 
+/* r = a + b; gives the carry. */
+static u64 limbs_sum(u64 *r, const u64 *a, const u64 *b, iz n)
+{
+    u64 sum[BIG_LIMBS];
+    memcpy(sum, a, (size_t)n * 8);
+    u64 carry = limbs_add(sum, b, n);
+    memcpy(r, sum, (size_t)n * 8);
+    return carry;
+}
+
+/* r = a - b; gives the borrow. */
+static u64 limbs_difference(u64 *r, const u64 *a, const u64 *b, iz n)
+{
+    u64 rest[BIG_LIMBS];
+    memcpy(rest, a, (size_t)n * 8);
+    u64 borrow = limbs_sub(rest, b, n);
+    memcpy(r, rest, (size_t)n * 8);
+    return borrow;
+}
+
 /* A random number below m, often with limbs of zeros or ones. */
 static void public_random_below(u64 *r, const u64 *m, iz n)
 {
@@ -2765,8 +2785,8 @@ static void test_public_field(void)
         iz n = curve_limbs(c);
         u64 edge[5][FIELD_LIMBS] = {{0}, {1}};
         memcpy(edge[2], f->base.z, sizeof edge[2]);
-        limbs_sub(edge[3], f->prime, edge[1], n);
-        limbs_sub(edge[4], edge[3], edge[1], n);
+        limbs_difference(edge[3], f->prime, edge[1], n);
+        limbs_difference(edge[4], edge[3], edge[1], n);
         int bad_mul = 0, bad_add = 0, bad_sub = 0, bad_invert = 0;
         for (int round = 0; round < 4000; round++) {
             u64 a[FIELD_LIMBS] = {0}, b[FIELD_LIMBS] = {0}, r[FIELD_LIMBS] = {0};
@@ -2807,7 +2827,7 @@ static void test_public_constants(void)
         const curve *f = &curves[c];
         iz n = curve_limbs(c);
         u64 zero[FIELD_LIMBS] = {0}, t[FIELD_LIMBS];
-        CHECK(limbs_sub(t, zero, f->prime, n) == 1 && limbs_equal(t, f->base.z, n));
+        CHECK(limbs_difference(t, zero, f->prime, n) == 1 && limbs_equal(t, f->base.z, n));
         model_product(t, f->base.z, f->base.z, f->prime, n);
         CHECK(limbs_equal(t, f->square_b[0], n));
     }
@@ -2896,7 +2916,7 @@ static void test_public_combine(void)
                     pub_bytes have = public_point_bytes(&a);
                     bad += !public_bytes_equal(&have, &public_all[PUBLIC_STEPS + j + k * key[m]]);
                     if (j) { /* (order - j) G + k Q */
-                        limbs_sub(big_limbs(&bj), curves[c].order, big_limbs(&bj), n);
+                        limbs_difference(big_limbs(&bj), curves[c].order, big_limbs(&bj), n);
                         if (abs(-j + k * key[m]) > PUBLIC_STEPS)
                             continue;
                         adder_combine(&a, &bj, &bk, &q);
@@ -2919,7 +2939,7 @@ static void test_public_scale_edges(void)
             u64 k[4] = {(u64)i};
             u8 secret[32], out[65];
             if (sign)
-                limbs_sub(k, curves[P256].order, k, 4);
+                limbs_difference(k, curves[P256].order, k, 4);
             limbs_write(secret, 32, k);
             const pub_bytes *want = &public_all[PUBLIC_STEPS + (sign ? -i : i)];
             bad += p256_public(out, secret) != E_None || memcmp(out, want->buf, 65);
@@ -2987,33 +3007,34 @@ static void test_public_montgomery(void)
         bad += m.limbs != limbs || m.bits != rows[i].bits || n[0] * m.minus_inverse != ~(u64)0;
         u64 r_mod[BIG_LIMBS] = {1}, one[BIG_LIMBS] = {1}; /* R mod n, by doubling */
         for (iz j = 0; j < 64 * limbs; j++)
-            if (limbs_add(r_mod, r_mod, r_mod, limbs) || !limbs_less(r_mod, n, limbs))
-                limbs_sub(r_mod, r_mod, n, limbs);
+            if (limbs_add(r_mod, r_mod, limbs) || !limbs_less(r_mod, n, limbs))
+                limbs_sub(r_mod, n, limbs);
         for (int round = 0; round < 3; round++) {
             big a = {0}, b = {0}, r = {0};
             u64 x[BIG_LIMBS], y[BIG_LIMBS];
             public_random_below(big_limbs(&a), n, limbs);
             public_random_below(big_limbs(&b), n, limbs);
             if (round == 0) {
-                limbs_sub(big_limbs(&a), n, one, limbs);
+                limbs_difference(big_limbs(&a), n, one, limbs);
                 b = a;
             }
-            mont_product(&r, &a, &b, &m);
+            r = a;
+            mont_product(&m, &r, &b);
             model_product(x, big_limbs(&r), r_mod, n, limbs);
             model_product(y, big_limbs(&a), big_limbs(&b), n, limbs);
             bad += !limbs_equal(x, y, limbs) || !limbs_less(big_limbs(&r), n, limbs);
             r = a;
-            mont_product(&r, &r, &r, &m); /* the squaring, in place */
+            mont_product(&m, &r, &r); /* the squaring */
             model_product(x, big_limbs(&r), r_mod, n, limbs);
             model_product(y, big_limbs(&a), big_limbs(&a), n, limbs);
             bad += !limbs_equal(x, y, limbs);
-            r = a;
-            mont_product(&r, &r, &b, &m); /* in place */
-            mont_product(&a, &a, &b, &m);
+            r = b; /* the factors the other way round */
+            mont_product(&m, &r, &a);
+            mont_product(&m, &a, &b);
             bad += memcmp(&r, &a, sizeof r) != 0;
             if (limbs < 8)
                 continue;
-            mont_enter(&r, &m);
+            mont_enter(&m, &r);
             model_product(x, big_limbs(&a), r_mod, n, limbs);
             bad += !limbs_equal(x, big_limbs(&r), limbs);
         }
@@ -3045,11 +3066,11 @@ static void test_public_scalar_invert(void)
                 if (!limbs_less(v, curves[c].order, n))
                     v[n - 1] >>= 1;
                 if (round % 2)
-                    limbs_sub(v, curves[c].order, v, n);
+                    limbs_difference(v, curves[c].order, v, n);
             }
             r = k;
-            scalar_invert(&r, &order);
-            mont_product(&r, &r, &k, &order);
+            scalar_invert(&order, &r);
+            mont_product(&order, &r, &k);
             bad += limbs_bits(big_limbs(&r), n) != 1; /* (R / k) * k / R = 1 */
         }
         CHECK(!bad);
@@ -3176,12 +3197,12 @@ static void test_public_ecdsa_vectors(void)
         u64 v[FIELD_LIMBS];
         pub_bytes other = {.len = n};
         limbs_read(v, n / 8, bytes_str(&s));
-        limbs_sub(v, curves[c].order, v, n / 8);
+        limbs_difference(v, curves[c].order, v, n / 8);
         limbs_write(other.buf, n, v);
         CHECK(public_ecdsa(c, &key, id, msg, bytes_str(&r), bytes_str(&other)) == E_None);
         u64 sum[FIELD_LIMBS + 1];
         limbs_read(v, n / 8, bytes_str(&r));
-        sum[n / 8] = limbs_add(sum, v, curves[c].order, n / 8);
+        sum[n / 8] = limbs_sum(sum, v, curves[c].order, n / 8);
         other.len = n + 1;
         limbs_write(other.buf, n + 1, sum);
         CHECK(public_ecdsa(c, &key, id, msg, bytes_str(&other), bytes_str(&s)) == E_SignatureBad);
@@ -3202,7 +3223,7 @@ static void test_public_ecdsa_ranges(void)
         pub_bytes bad[6] = {{.len = 0},     {.len = 1},     {.len = 8 * n},
                             {.len = 8 * n}, {.len = 8 * n}, {.len = 8 * n + 1}};
         limbs_write(bad[2].buf, 8 * n, order);
-        limbs_add(order, order, one, n);
+        limbs_add(order, one, n);
         limbs_write(bad[3].buf, 8 * n, order);
         memset(bad[4].buf, 0xff, (size_t)(8 * n));
         bad[5].buf[0] = 1;
@@ -3236,8 +3257,8 @@ static void test_public_ecdsa_ranges(void)
         /* digest = r and key G: the sum is 2 (r / s) G, so that s = 2r gives G again */
         u64 twice[FIELD_LIMBS];
         pub_bytes s = {.len = 8 * n};
-        if (limbs_add(twice, v, v, n) || !limbs_less(twice, curves[c].order, n))
-            limbs_sub(twice, twice, curves[c].order, n);
+        if (limbs_sum(twice, v, v, n) || !limbs_less(twice, curves[c].order, n))
+            limbs_sub(twice, curves[c].order, n);
         limbs_write(s.buf, 8 * n, twice);
         CHECK(ecdsa_verify(c, bytes_str(g), x, x, bytes_str(&s)) == E_None);
         CHECK(ecdsa_verify(c, bytes_str(g), x, x, x) == E_SignatureBad);
