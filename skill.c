@@ -2315,28 +2315,28 @@ static void limbs_shift(u64 *a, iz n, iz left)
             a[i] = a[i] >> -left | (i + 1 < n ? a[i + 1] << (64 + left) : 0);
 }
 
-/* a = a + b; gives the carry. b may be a. */
-static u64 limbs_add(u64 *a, const u64 *b, iz n)
+/* a = a + (b ^ flip) + (flip & 1); gives the carry. b may be a. Constant time. */
+static u64 limbs_add_flipped(u64 *a, const u64 *b, iz n, u64 flip)
 {
-    u64 carry = 0;
+    u64 carry = flip & 1;
     for (iz i = 0; i < n; i++) {
-        u128 sum = (u128)a[i] + b[i] + carry;
+        u128 sum = (u128)a[i] + (b[i] ^ flip) + carry;
         a[i] = (u64)sum;
         carry = (u64)(sum >> 64);
     }
     return carry;
 }
 
-/* a = a - b; gives the borrow. */
+/* a = a + b; gives the carry. b may be a. */
+static u64 limbs_add(u64 *a, const u64 *b, iz n)
+{
+    return limbs_add_flipped(a, b, n, 0);
+}
+
+/* a = a - b, which is a + (R - 1 - b) + 1 and carries just if a >= b; gives the borrow. */
 static u64 limbs_sub(u64 *a, const u64 *b, iz n)
 {
-    u64 borrow = 0;
-    for (iz i = 0; i < n; i++) {
-        u128 sum = (u128)a[i] - b[i] - borrow;
-        a[i] = (u64)sum;
-        borrow = (u64)(sum >> 64) & 1;
-    }
-    return borrow;
+    return limbs_add_flipped(a, b, n, ~(u64)0) ^ 1;
 }
 
 /* ---- sums of columns ---- */
@@ -2821,12 +2821,6 @@ static void adder_scale(adder *a, point multiple[KEY_POINTS], const u64 k[FIELD_
     }
 }
 
-/* r = a - b for four limbs; gives 1 if a >= b, else 0. */
-static __attribute__((noinline)) u64 scalar_minus(u64 *r, const u64 *a, const u64 *b)
-{
-    return field_sum(r, a, b, ~(u64)0, ~(u64)0, 1, 4);
-}
-
 /* out = 4, x, y of secret * p, for p on P-256 and secret big-endian, in constant time. For a secret
  * of 0, or not below the order, the work is done with 1 in its place, out is zeros and the error
  * E_KeyScalar. An even k is replaced by n - k, which is odd, and the result's y negated. */
@@ -2843,11 +2837,13 @@ static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
     } w = {.a.curve = P256};
     const u64 *order = curves[P256].order;
     limbs_read(w.k, 4, (str){secret, 32});
-    u64 above = scalar_minus(w.other, w.k, order);
-    u64 good = ct_mask((above | ct_is_zero(w.k[0] | w.k[1] | w.k[2] | w.k[3])) ^ 1);
+    limbs_read(w.other, 4, (str){secret, 32});
+    u64 below = limbs_sub(w.other, order, 4), zero = ct_equal(secret, (const u8 *)field_zero, 32);
+    u64 good = ct_mask(below & (zero ^ 1));
     scalar_select(w.k, field_plain_one, ~good);
     u64 even = ct_mask((w.k[0] & 1) ^ 1);
-    scalar_minus(w.other, order, w.k);
+    copy((u8 *)w.other, (const u8 *)order, 32);
+    limbs_sub(w.other, w.k, 4);
     scalar_select(w.k, w.other, even);
 
     adder_scale(&w.a, w.multiple, w.k, p);
@@ -3133,9 +3129,9 @@ static inline __attribute__((always_inline)) void column_long(column *sum, const
 }
 
 /* a = a * b / R mod n, where a * b < n * R. When a and b are one object, each product of two limbs
- * is formed once. Multiples q[k] * n clear the lower half of the columns, and the upper half is (ab
- * + qn) / R < (nR + Rn) / R = 2n. Limb k - limbs of a is written when column k is complete: no later
- * column reads it, save times zero. */
+ * is formed once. Multiples q[k] * n clear the lower half of the columns, and the upper half is
+ * (ab + qn) / R < (nR + Rn) / R = 2n. Limb k - limbs of a is written when column k is complete: no
+ * later column reads it, save times zero. */
 static void mont_product(const modulus *m, big *a, const big *b)
 {
     big quotient = {0};
@@ -3187,8 +3183,9 @@ static b32 scalar_read(const modulus *order, big *k, str s)
  * greatest common divisor of u, the order, and v, k, which keeps, with upper or lower signs,
  *     k * x = -+ u * 2^e and k * y = +- v * 2^e mod order, u * y + v * x = order.
  * The last bounds x and y. Each halving of v halves u * v, which begins below 2^(2B) and is 1 in
- * the end, before v = 0: e < 2B. Then u is 1, y the order and 1 / k = -+ x / 2^e, and the Montgomery
- * product of x and 2^(2B - e) is R / k. A number of B bits can be that power if e > B. */
+ * the end, before v = 0: e < 2B. Then u is 1, y the order and 1 / k = -+ x / 2^e, and the
+ * Montgomery product of x and 2^(2B - e) is R / k. A number of B bits can be that power if
+ * e > B. */
 static void scalar_invert(const modulus *order, big *k)
 {
     iz n = order->limbs, e = 0;
