@@ -2299,11 +2299,6 @@ static b32 limbs_less(const u64 *a, const u64 *b, iz n)
     return a[n - 1] < b[n - 1];
 }
 
-static b32 limbs_equal(const u64 *a, const u64 *b, iz n)
-{
-    return !memcmp(a, b, (uz)n * sizeof *a);
-}
-
 /* a = a * 2^left, or floor(a / 2^-left), for left from -63 to 63 but 0. What leaves a is lost. */
 static void limbs_shift(u64 *a, iz n, iz left)
 {
@@ -3274,19 +3269,21 @@ static void adder_combine(adder *a, const big *j, const big *k, const point *key
  * order) Z^2 if that is below p. Products of the plain number and a Montgomery form are plain. */
 static b32 adder_x_is(adder *a, const u64 *r)
 {
-    curve_id c = a->curve;
-    iz n = curve_limbs(c);
-    u64(*t)[FIELD_LIMBS] = a->t;
-    if (field_is_zero(c, a->sum.z))
+    static const formula_step difference[] = {
+        {MUL, T0, Z1, Z1}, {MUL, T0, T0, T1}, {MUL, T2, X1, T3}, {SUB, T0, T0, T2},
+    };
+    const curve *f = &curves[a->curve];
+    iz n = curve_limbs(a->curve);
+    u64 *plain = a->t[1];
+    if (field_is_zero(a->curve, a->sum.z))
         return 0;
-    copy((u8 *)t[2], (const u8 *)r, sizeof t[2]);
-    field_mul(c, t[0], a->sum.x, field_plain_one);
-    field_mul(c, t[1], a->sum.z, a->sum.z);
+    copy((u8 *)plain, (const u8 *)r, sizeof a->t[1]);
+    copy((u8 *)a->t[3], (const u8 *)field_plain_one, sizeof a->t[3]);
     do {
-        field_mul(c, t[3], t[2], t[1]);
-        if (limbs_equal(t[0], t[3], n))
+        adder_run(a, difference, countof(difference));
+        if (field_is_zero(a->curve, a->t[0]))
             return 1;
-    } while (!limbs_add(t[2], curves[c].order, n) && limbs_less(t[2], curves[c].prime, n));
+    } while (!limbs_add(plain, f->order, n) && limbs_less(plain, f->prime, n));
     return 0;
 }
 

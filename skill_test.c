@@ -2716,6 +2716,11 @@ static u64 public_random(void)
     return public_random_state;
 }
 
+static b32 limbs_equal(const u64 *a, const u64 *b, iz n)
+{
+    return !memcmp(a, b, (uz)n * sizeof *a);
+}
+
 /* r = a + b; gives the carry. */
 static u64 limbs_sum(u64 *r, const u64 *a, const u64 *b, iz n)
 {
