@@ -1782,36 +1782,35 @@ static void hmac_key(u8 padded[HASH_BLOCK_MAX], hash_id id, str key)
         copy(padded, key.ptr, key.len);
 }
 
-/* hash_size bytes at out, of the n parts one behind the other; out may lie over them. key is as
- * hmac_key makes it. The second hash is of the first one's digest. */
-static void hmac_parts(hash_id id, const u8 key[HASH_BLOCK_MAX], const str *parts, iz n,
-                       u8 out[HASH_MAX])
+/* hash_size bytes at out, of the n parts one behind the other; out may lie over them and the key.
+ * The second hash is of the first one's digest, and turns the key's flipped bits from 0x36 to 0x5c.
+ * (RFC 2104) */
+static void hmac_parts(hash_id id, str key, const str *parts, iz n, u8 out[HASH_MAX])
 {
     u8 pad[HASH_BLOCK_MAX];
     str digest = {out, hash_size(id)};
+    u8 flip = 0x36;
+    hmac_key(pad, id, key);
     for (iz round = 0; round < 2; round++) {
-        u64 flip = round ? 0x5c5c5c5c5c5c5c5c : 0x3636363636363636;
         hash h;
         hash_init(&h, id);
-        for (iz i = 0; i < HASH_BLOCK_MAX; i += 8)
-            store64(pad + i, load64(key + i) ^ flip);
+        for (iz i = 0; i < HASH_BLOCK_MAX; i++)
+            pad[i] ^= flip;
         hash_add(&h, (str){pad, hash_block_size(id)});
         for (; n; n--, parts++)
             hash_add(&h, *parts);
         hash_end(&h, out);
         parts = &digest;
         n = 1;
+        flip ^= 0x5c;
     }
     wipe(pad, sizeof pad);
 }
 
-/* hash_size bytes at out, which may lie over key or msg. (RFC 2104) */
+/* hash_size bytes at out, which may lie over key or msg. */
 static void hmac(hash_id id, str key, str msg, u8 out[HASH_MAX])
 {
-    u8 padded[HASH_BLOCK_MAX];
-    hmac_key(padded, id, key);
-    hmac_parts(id, padded, &msg, 1, out);
-    wipe(padded, sizeof padded);
+    hmac_parts(id, key, &msg, 1, out);
 }
 
 /* hash_size bytes at out, which may lie over salt or ikm. An empty salt stands for a digest's
@@ -1826,9 +1825,9 @@ static void hkdf_expand(hash_id id, str prk, str info, u8 *out, iz n)
 {
     iz size = hash_size(id);
     invariant(0 <= n && n <= 255 * size);
-    u8 key[HASH_BLOCK_MAX], digest[HASH_MAX], count = 0;
-    str parts[3] = {{digest, 0}, info, {&count, 1}};
-    hmac_key(key, id, prk);
+    u8 block[HASH_BLOCK_MAX], digest[HASH_MAX], count = 0;
+    str parts[3] = {{digest, 0}, info, {&count, 1}}, key = {block, hash_block_size(id)};
+    hmac_key(block, id, prk);
     for (iz at = 0; at < n; at += size) {
         count++;
         hmac_parts(id, key, parts, countof(parts), digest);
@@ -1836,7 +1835,7 @@ static void hkdf_expand(hash_id id, str prk, str info, u8 *out, iz n)
         copy(out + at, digest, n - at < size ? n - at : size);
     }
     wipe(digest, sizeof digest);
-    wipe(key, sizeof key);
+    wipe(block, sizeof block);
 }
 
 /* HKDF-Expand-Label: n bytes at out, which may lie over secret. The label comes without its
