@@ -1940,13 +1940,12 @@ static void poly1305_add(poly1305 *p, str data)
 }
 
 /* The sum reduced, plus `last`, modulo 2^128. The sum is below twice 2^130 - 5. If adding 5 takes
- * it to 2^130, it was not reduced, and what then stands below 2^130 is the remainder. */
+ * it to 2^130, it was not reduced, and what then stands below 2^130 is the remainder: of that, as of
+ * the tag, only what is below 2^128 counts. */
 static void poly1305_end(poly1305 *p, u128 last, u8 tag[AEAD_TAG])
 {
-    u128 low = p->low, reduced = low + 5;
-    u64 mask = ct_mask((p->top + (reduced < 5)) >> 2);
-    low ^= (low ^ reduced) & ((u128)mask << 64 | mask);
-    low += last;
+    u64 over = (p->top + (p->low + 5 < 5)) >> 2;
+    u128 low = p->low + 5 * over + last;
     __builtin_memcpy(tag, &low, AEAD_TAG);
     wipe(p, sizeof *p);
 }
