@@ -1864,7 +1864,7 @@ enum { AEAD_TAG = 16, AEAD_NONCE = 12 };
 /* An expanded key. Its owner wipes it. */
 typedef struct {
     aead_id id;
-    u32 key[60];     /* AES: 11 or 15 round keys of 4 words; ChaCha20: its key in the first 8 */
+    u32 key[60];     /* AES: 11 or 15 round keys of 4 words; ChaCha20: the first 12 of its block */
     u64 hash_key[2]; /* AES: see gcm_init */
 } aead;
 
@@ -1881,8 +1881,8 @@ static __attribute__((noinline)) str padded_rest(u8 pad[16], str rest)
 /* One block of the key stream. (RFC 8439, 2.3) */
 static void chacha20_block(const aead *a, const u8 nonce[AEAD_NONCE], u32 counter, u32 x[16])
 {
-    u32 start[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
-    copy((u8 *)(start + 4), (const u8 *)a->key, 32);
+    u32 start[16];
+    copy((u8 *)start, (const u8 *)a->key, 48);
     start[12] = counter;
     copy((u8 *)(start + 13), nonce, AEAD_NONCE);
     copy((u8 *)x, (const u8 *)start, sizeof start);
@@ -2145,7 +2145,8 @@ static void aead_init(aead *a, aead_id id, const u8 *key)
 {
     a->id = id;
     if (id == CHACHA20_POLY1305) {
-        copy((u8 *)a->key, key, 32);
+        copy((u8 *)a->key, S("expand 32-byte k").ptr, 16);
+        copy((u8 *)(a->key + 4), key, 32);
         return;
     }
     aes_expand(a->key, key, aead_key_size(id) / 4);
