@@ -3850,16 +3850,15 @@ typedef struct {
     public_key key;
 } certificate;
 
-/* extendedKeyUsage: one purpose at least, serverAuth or any among them (RFC 5280 4.2.1.12). */
+/* extendedKeyUsage: one purpose at least, serverAuth among them (RFC 5280 4.2.1.12). RFC 5280 lets
+ * anyExtendedKeyUsage stand for it; TLS does not need that, and others do not take it either. */
 static b32 cert_purposes(reader *r)
 {
     b32 fit = 0;
     const u8 *end = der_sequence(r);
-    do {
-        str oid = der_item(r, DER_OID);
-        if (der_known(oid, "\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x04\x55\x1d\x25\0") < 2)
-            fit = 1;
-    } while (reader_left(r));
+    do
+        fit |= str_is(der_item(r, DER_OID), "\x2b\x06\x01\x05\x05\x07\x03\x01");
+    while (reader_left(r));
     der_leave(r, end);
     return fit;
 }

@@ -4705,7 +4705,11 @@ static void test_x509_certificate_forms(void)
                      "300f0603551d25040830060604551d2500 301506 03551d13040e300c0101ff"
                      "0207010000000000 00");
     cert_decode(&c, (str){der, len});
-    CHECK(c.server_auth && c.path_len == PATH_CERTS && !c.error);
+    CHECK(!c.server_auth && c.path_len == PATH_CERTS && !c.error);
+    len = cert_build(der, sizeof der, P_EXTENSIONS,
+                     "30190603551d2504123010 0604551d2500 06082b06010505070301");
+    cert_decode(&c, (str){der, len});
+    CHECK(c.server_auth && !c.error);
 }
 
 static void test_x509_algorithms(void)
@@ -4970,6 +4974,7 @@ static const char x509_script[] =
     "echo 'subjectAltName=DNS:www.example.test' | mk leaf-other $E-l /CN=api.example.test ica 100\n"
     "echo 'basicConstraints=CA:false' | mk leaf-cn $E-l /CN=api.example.test ica 100\n"
     "echo \"$N\nextendedKeyUsage=clientAuth\" | mk leaf-client $E-l /CN=l ica 100\n"
+    "echo \"$N\nextendedKeyUsage=anyExtendedKeyUsage\" | mk leaf-anyeku $E-l /CN=l ica 100\n"
     "echo \"$N\" | mk leaf-plain $E-l /CN=l ica 100\n"
     "echo \"$N\n1.2.3.4=critical,DER:0500\" | mk leaf-unknown $E-l /CN=l ica 100\n"
     "echo \"$N\nkeyUsage=critical,keyEncipherment\" | mk leaf-usage $E-l /CN=l ica 100\n"
@@ -5003,7 +5008,9 @@ static const char x509_script[] =
     " $E-c /CN=no-sign root 300\n"
     "leaf leaf-no-sign $E-l /CN=l no-sign 100\n"
     "san extendedKeyUsage=clientAuth client $E-c /CN=client root 300\n"
+    "san extendedKeyUsage=anyExtendedKeyUsage anyeku $E-c /CN=anyeku root 300\n"
     "leaf leaf-under-client $E-l /CN=l client 100\n"
+    "leaf leaf-under-anyeku $E-l /CN=l anyeku 100\n"
     "ca sha1 $E-c /CN=sha1 root 300 -sha1\n"
     "leaf leaf-under-sha1 $E-l /CN=l sha1 100\n"
     "san 1.2.3.4=critical,DER:0500 unknown $E-c /CN=unknown root 300\n"
@@ -5150,6 +5157,7 @@ static const struct {
     {"leaf-other ica", "root", "api.example.test", 1, E_CertNameMismatch, 0, ""},
     {"leaf-cn ica", "root", "api.example.test", 1, E_CertNameMismatch, 0, ""},
     {"leaf-client ica", "root", "api.example.test", 1, E_CertPurpose, 0, ""},
+    {"leaf-anyeku ica", "root", "api.example.test", 1, E_CertPurpose, 0, ""},
     {"leaf-plain ica", "root", "api.example.test", 1, E_None, 2, "01"},
     {"leaf-unknown ica", "root", "api.example.test", 1, E_CertExtensionUnknown, 0, ""},
     {"leaf-usage ica", "root", "api.example.test", 1, E_None, 2, "01"}, /* sig_of_scheme refuses */
@@ -5174,6 +5182,7 @@ static const struct {
     {"leaf-not-ca not-ca", "root", "api.example.test", 1, E_CertNotCa, 0, ""},
     {"leaf-no-sign no-sign", "root", "api.example.test", 1, E_CertKeyUsage, 0, ""},
     {"leaf-under-client client", "root", "api.example.test", 1, E_CertPurpose, 0, ""},
+    {"leaf-under-anyeku anyeku", "root", "api.example.test", 1, E_CertPurpose, 0, ""},
     {"leaf-under-sha1 sha1", "root", "api.example.test", 1, E_CertSignatureWeak, 0, ""},
     {"leaf-under-sha1", "sha1", "api.example.test", 1, E_None, 1,
      "0"}, /* its own is not looked at */
