@@ -4107,13 +4107,13 @@ typedef struct {
 
 /* What is asked of x509_verify, and what it found. */
 typedef struct {
+    pem_entry root;      /* in the bundle; pem_decode gives its DER. First: most used */
     str host;            /* a DNS name without final dot; or an address, IPv6 as in a URL or not */
     str bundle;          /* the roots, PEM text */
     i64 now;             /* in seconds since 1970 */
     iz checks;           /* signatures checked */
     iz path_len;         /* 0 if no path was found */
     iz path[PATH_CERTS]; /* indexes of those sent, the leaf's 0 first */
-    pem_entry root;      /* in the bundle; pem_decode gives its DER */
     public_key leaf;     /* slices of the first of those sent */
 } x509_query;
 
@@ -4249,7 +4249,7 @@ static iz pem_header(pem_entry *e)
 static iz pem_measure(str bundle, iz at, pem_entry *e)
 {
     e->text = str_from(bundle, at);
-    e->text = str_from(e->text, str_find(e->text, '\n') + 1);
+    str_cut(&e->text, '\n');
     e->pitch = str_find(e->text, '\n') + 1;
     iz ending = str_at(e->text, e->pitch - 2) == '\r' ? 2 : 1;
     e->width = e->pitch - ending;
