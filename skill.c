@@ -2705,9 +2705,10 @@ static void adder_add_distinct(adder *a)
     adder_run(a, add_steps, countof(add_steps));
 }
 
-static b32 field_is_zero(curve_id c, const u64 *a)
+/* Numbers of P-256 have limbs of zero behind their four. Time varies. */
+static b32 field_is_zero(const u64 *a)
 {
-    return limbs_bits(a, curve_limbs(c)) == 0;
+    return limbs_bits(a, FIELD_LIMBS) == 0;
 }
 
 /* sum = sum + item, or sum - item, for any sum and an item that is not infinity. Time varies. */
@@ -2715,12 +2716,12 @@ static void adder_add(adder *a, b32 minus)
 {
     if (minus)
         field_sub(a->curve, a->item.y, field_zero, a->item.y);
-    if (field_is_zero(a->curve, a->sum.z)) {
+    if (field_is_zero(a->sum.z)) {
         a->sum = a->item;
         return;
     }
     adder_add_distinct(a);
-    if (field_is_zero(a->curve, a->sum.z) && field_is_zero(a->curve, a->sum.x)) {
+    if (field_is_zero(a->sum.z) && field_is_zero(a->sum.x)) {
         a->sum = a->item;
         adder_double(a);
     }
@@ -2762,7 +2763,7 @@ static err point_read(curve_id c, point *p, str s)
     copy((u8 *)a.t, (const u8 *)f->square_b, sizeof f->square_b);
     adder_run(&a, equation, countof(equation));
     *p = a.sum;
-    return field_is_zero(c, a.t[3]) ? E_None : E_PointInvalid;
+    return field_is_zero(a.t[3]) ? E_None : E_PointInvalid;
 }
 
 /* ---- ECDH on P-256 ---- */
@@ -3274,13 +3275,13 @@ static b32 adder_x_is(adder *a, const u64 *r)
     const curve *f = &curves[a->curve];
     iz n = curve_limbs(a->curve);
     u64 *plain = a->t[1];
-    if (field_is_zero(a->curve, a->sum.z))
+    if (field_is_zero(a->sum.z))
         return 0;
     copy((u8 *)plain, (const u8 *)r, sizeof a->t[1]);
     copy((u8 *)a->t[3], (const u8 *)field_plain_one, sizeof a->t[3]);
     do {
         adder_run(a, difference, countof(difference));
-        if (field_is_zero(a->curve, a->t[0]))
+        if (field_is_zero(a->t[0]))
             return 1;
     } while (!limbs_add(plain, f->order, n) && limbs_less(plain, f->prime, n));
     return 0;
