@@ -1697,10 +1697,10 @@ static void sha512_block(u64 state[8], const u8 *block, u64 w[2 * 80 + 8])
         state[i] += v[i];
 }
 
-/* The bytes of a digest: 32, 48 or 64. */
+/* The bytes of a digest: 32, 48 or 64, in the order of hash_id. */
 static iz hash_size(hash_id id)
 {
-    return id == SHA256 ? 32 : id == SHA384 ? 48 : 64;
+    return 32 + 16 * (iz)id;
 }
 
 static iz hash_block_size(hash_id id)
@@ -2432,7 +2432,7 @@ static const u64 field_plain_one[FIELD_LIMBS] = {1}; /* times it: out of Montgom
 
 static iz curve_limbs(curve_id c)
 {
-    return c == P256 ? 4 : 6;
+    return 4 + 2 * (iz)c;
 }
 
 /* r = a + b + carry for two limbs; gives the carry. Of the two additions at most one carries,
@@ -3691,7 +3691,7 @@ static i64 der_time(reader *r)
     return ((day * 24 + part[4]) * 60 + part[5]) * 60 + part[6];
 }
 
-/* A public key; the slices lie in the certificate. */
+/* A public key; the slices lie in the certificate. The curves come in the order of curve_id. */
 typedef enum { KEY_RSA, KEY_P256, KEY_P384, KEY_UNKNOWN } key_id;
 
 typedef struct {
@@ -3799,7 +3799,7 @@ static err key_verify(const public_key *k, sig_id id, str message, str signature
     str r, s;
     if (der_pair(signature, &r, &s))
         return E_DerMalformed;
-    return ecdsa_verify(k->id == KEY_P256 ? P256 : P384, k->point, d, r, s);
+    return ecdsa_verify((curve_id)(k->id - KEY_P256), k->point, d, r, s);
 }
 
 /* In the order of key_id. */
