@@ -1940,8 +1940,8 @@ static void poly1305_add(poly1305 *p, str data)
 }
 
 /* The sum reduced, plus `last`, modulo 2^128. The sum is below twice 2^130 - 5. If adding 5 takes
- * it to 2^130, it was not reduced, and what then stands below 2^130 is the remainder: of that, as of
- * the tag, only what is below 2^128 counts. */
+ * it to 2^130, it was not reduced, and what then stands below 2^130 is the remainder. Of that, as
+ * of the tag, only what is below 2^128 counts. */
 static void poly1305_end(poly1305 *p, u128 last, u8 tag[AEAD_TAG])
 {
     u64 over = (p->top + (p->low + 5 < 5)) >> 2;
