@@ -1677,10 +1677,12 @@ static const u64 sha_round[80] = {
     0x4cc5d4becb3e42b6, 0x597f299cfc657e2a, 0x5fcb6fab3ad6faec, 0x6c44198c4a475817,
 };
 
-/* One block (FIPS 180-4, 6.2.2). The names are the standard's; h takes in T1. */
-static void sha256_block(u64 state[8], const u8 *block)
+/* One block (FIPS 180-4, 6.2.2). The names are the standard's. Its eight variables, a to h, stand
+ * in a row at v. In a round the new e takes the place of d and the new a one in front of the row,
+ * which makes the old ones those behind. The room, wiped by its owner, ends with the first row. */
+static void sha256_block(u64 state[8], const u8 *block, u32 w[2 * 64 + 8])
 {
-    u32 w[64];
+    u32 *v = w + 2 * 64;
     for (iz t = 0; t < 16; t++)
         w[t] = __builtin_bswap32(load32(block + 4 * t));
     for (iz t = 16; t < 64; t++) {
@@ -1688,25 +1690,24 @@ static void sha256_block(u64 state[8], const u8 *block)
         w[t] = w[t - 16] + (rotate32(x, 7) ^ rotate32(x, 18) ^ x >> 3) + w[t - 7] +
                (rotate32(y, 17) ^ rotate32(y, 19) ^ y >> 10);
     }
-    u32 a = (u32)state[0], b = (u32)state[1], c = (u32)state[2], d = (u32)state[3];
-    u32 e = (u32)state[4], f = (u32)state[5], g = (u32)state[6], h = (u32)state[7];
+    for (iz i = 0; i < 8; i++)
+        v[i] = (u32)state[i];
+    u32 a = v[0], e = v[4];
     for (iz t = 0; t < 64; t++) {
-        h += (rotate32(e, 6) ^ rotate32(e, 11) ^ rotate32(e, 25)) + (g ^ (e & (f ^ g))) + w[t] +
-             (u32)(sha_round[t] >> 32);
-        u32 t2 = (rotate32(a, 2) ^ rotate32(a, 13) ^ rotate32(a, 22)) + ((a & b) ^ (c & (a ^ b)));
-        u32 first = h + t2;
-        d += h;
-        h = g, g = f, f = e, e = d, d = c, c = b, b = a, a = first;
+        u32 b = v[1], c = v[2], f = v[5], g = v[6], t1 = v[7] + w[t] + (u32)(sha_round[t] >> 32);
+        t1 += (rotate32(e, 6) ^ rotate32(e, 11) ^ rotate32(e, 25)) + (g ^ (e & (f ^ g)));
+        v[3] = e = v[3] + t1;
+        t1 += (rotate32(a, 2) ^ rotate32(a, 13) ^ rotate32(a, 22)) + ((a & b) ^ (c & (a ^ b)));
+        *--v = a = t1;
     }
-    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
-    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
-    wipe(w, sizeof w);
+    for (iz i = 0; i < 8; i++)
+        state[i] += v[i];
 }
 
 /* And 6.4.2. */
-static void sha512_block(u64 state[8], const u8 *block)
+static void sha512_block(u64 state[8], const u8 *block, u64 w[2 * 80 + 8])
 {
-    u64 w[80];
+    u64 *v = w + 2 * 80;
     for (iz t = 0; t < 16; t++)
         w[t] = load64_be(block + 8 * t);
     for (iz t = 16; t < 80; t++) {
@@ -1714,25 +1715,24 @@ static void sha512_block(u64 state[8], const u8 *block)
         w[t] = w[t - 16] + (rotate64(x, 1) ^ rotate64(x, 8) ^ x >> 7) + w[t - 7] +
                (rotate64(y, 19) ^ rotate64(y, 61) ^ y >> 6);
     }
-    u64 a = state[0], b = state[1], c = state[2], d = state[3];
-    u64 e = state[4], f = state[5], g = state[6], h = state[7];
+    for (iz i = 0; i < 8; i++)
+        v[i] = state[i];
+    u64 a = v[0], e = v[4];
     for (iz t = 0; t < 80; t++) {
-        h += (rotate64(e, 14) ^ rotate64(e, 18) ^ rotate64(e, 41)) + (g ^ (e & (f ^ g))) + w[t] +
-             sha_round[t];
-        u64 t2 = (rotate64(a, 28) ^ rotate64(a, 34) ^ rotate64(a, 39)) + ((a & b) ^ (c & (a ^ b)));
-        u64 first = h + t2;
-        d += h;
-        h = g, g = f, f = e, e = d, d = c, c = b, b = a, a = first;
+        u64 b = v[1], c = v[2], f = v[5], g = v[6], t1 = v[7] + w[t] + sha_round[t];
+        t1 += (rotate64(e, 14) ^ rotate64(e, 18) ^ rotate64(e, 41)) + (g ^ (e & (f ^ g)));
+        v[3] = e = v[3] + t1;
+        t1 += (rotate64(a, 28) ^ rotate64(a, 34) ^ rotate64(a, 39)) + ((a & b) ^ (c & (a ^ b)));
+        *--v = a = t1;
     }
-    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
-    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
-    wipe(w, sizeof w);
+    for (iz i = 0; i < 8; i++)
+        state[i] += v[i];
 }
 
-/* The bytes of a digest: 32, 48 or 64. */
+/* The bytes of a digest: 32, 48 or 64, in the order of hash_id. */
 static iz hash_size(hash_id id)
 {
-    return id == SHA256 ? 32 : id == SHA384 ? 48 : 64;
+    return 32 + 16 * (iz)id;
 }
 
 static iz hash_block_size(hash_id id)
@@ -1742,10 +1742,12 @@ static iz hash_block_size(hash_id id)
 
 static void hash_block(hash *h, const u8 *block)
 {
+    union { u32 narrow[2 * 64 + 8]; u64 wide[2 * 80 + 8]; } room;
     if (h->id == SHA256)
-        sha256_block(h->state, block);
+        sha256_block(h->state, block, room.narrow);
     else
-        sha512_block(h->state, block);
+        sha512_block(h->state, block, room.wide);
+    wipe(&room, sizeof room);
 }
 
 static void hash_init(hash *h, hash_id id)
@@ -1812,36 +1814,35 @@ static void hmac_key(u8 padded[HASH_BLOCK_MAX], hash_id id, str key)
         copy(padded, key.ptr, key.len);
 }
 
-/* hash_size bytes at out, of the n parts one behind the other; out may lie over them. key is as
- * hmac_key makes it. The second hash is of the first one's digest. */
-static void hmac_parts(hash_id id, const u8 key[HASH_BLOCK_MAX], const str *parts, iz n,
-                       u8 out[HASH_MAX])
+/* hash_size bytes at out, of the n parts one behind the other; out may lie over them and the key.
+ * The second hash is of the first one's digest, and turns the key's flipped bits from 0x36 to 0x5c.
+ * (RFC 2104) */
+static void hmac_parts(hash_id id, str key, const str *parts, iz n, u8 out[HASH_MAX])
 {
     u8 pad[HASH_BLOCK_MAX];
     str digest = {out, hash_size(id)};
+    u8 flip = 0x36;
+    hmac_key(pad, id, key);
     for (iz round = 0; round < 2; round++) {
-        u64 flip = round ? 0x5c5c5c5c5c5c5c5c : 0x3636363636363636;
         hash h;
         hash_init(&h, id);
-        for (iz i = 0; i < HASH_BLOCK_MAX; i += 8)
-            store64(pad + i, load64(key + i) ^ flip);
+        for (iz i = 0; i < HASH_BLOCK_MAX; i++)
+            pad[i] ^= flip;
         hash_add(&h, (str){pad, hash_block_size(id)});
         for (; n; n--, parts++)
             hash_add(&h, *parts);
         hash_end(&h, out);
         parts = &digest;
         n = 1;
+        flip ^= 0x5c;
     }
     wipe(pad, sizeof pad);
 }
 
-/* hash_size bytes at out, which may lie over key or msg. (RFC 2104) */
+/* hash_size bytes at out, which may lie over key or msg. */
 static void hmac(hash_id id, str key, str msg, u8 out[HASH_MAX])
 {
-    u8 padded[HASH_BLOCK_MAX];
-    hmac_key(padded, id, key);
-    hmac_parts(id, padded, &msg, 1, out);
-    wipe(padded, sizeof padded);
+    hmac_parts(id, key, &msg, 1, out);
 }
 
 /* hash_size bytes at out, which may lie over salt or ikm. An empty salt stands for a digest's
@@ -1856,9 +1857,9 @@ static void hkdf_expand(hash_id id, str prk, str info, u8 *out, iz n)
 {
     iz size = hash_size(id);
     invariant(0 <= n && n <= 255 * size);
-    u8 key[HASH_BLOCK_MAX], digest[HASH_MAX], count = 0;
-    str parts[3] = {{digest, 0}, info, {&count, 1}};
-    hmac_key(key, id, prk);
+    u8 block[HASH_BLOCK_MAX], digest[HASH_MAX], count = 0;
+    str parts[3] = {{digest, 0}, info, {&count, 1}}, key = {block, hash_block_size(id)};
+    hmac_key(block, id, prk);
     for (iz at = 0; at < n; at += size) {
         count++;
         hmac_parts(id, key, parts, countof(parts), digest);
@@ -1866,7 +1867,7 @@ static void hkdf_expand(hash_id id, str prk, str info, u8 *out, iz n)
         copy(out + at, digest, n - at < size ? n - at : size);
     }
     wipe(digest, sizeof digest);
-    wipe(key, sizeof key);
+    wipe(block, sizeof block);
 }
 
 /* HKDF-Expand-Label: n bytes at out, which may lie over secret. The label comes without its
@@ -1895,7 +1896,7 @@ enum { AEAD_TAG = 16, AEAD_NONCE = 12 };
 /* An expanded key. Its owner wipes it. */
 typedef struct {
     aead_id id;
-    u32 key[60];     /* AES: 11 or 15 round keys of 4 words; ChaCha20: its key in the first 8 */
+    u32 key[60];     /* AES: 11 or 15 round keys of 4 words; ChaCha20: the first 12 of its block */
     u64 hash_key[2]; /* AES: see gcm_init */
 } aead;
 
@@ -1912,8 +1913,8 @@ static __attribute__((noinline)) str padded_rest(u8 pad[16], str rest)
 /* One block of the key stream. (RFC 8439, 2.3) */
 static void chacha20_block(const aead *a, const u8 nonce[AEAD_NONCE], u32 counter, u32 x[16])
 {
-    u32 start[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
-    copy((u8 *)(start + 4), (const u8 *)a->key, 32);
+    u32 start[16];
+    copy((u8 *)start, (const u8 *)a->key, 48);
     start[12] = counter;
     copy((u8 *)(start + 13), nonce, AEAD_NONCE);
     copy((u8 *)x, (const u8 *)start, sizeof start);
@@ -1971,13 +1972,12 @@ static void poly1305_add(poly1305 *p, str data)
 }
 
 /* The sum reduced, plus `last`, modulo 2^128. The sum is below twice 2^130 - 5. If adding 5 takes
- * it to 2^130, it was not reduced, and what then stands below 2^130 is the remainder. */
+ * it to 2^130, it was not reduced, and what then stands below 2^130 is the remainder. Of that, as
+ * of the tag, only what is below 2^128 counts. */
 static void poly1305_end(poly1305 *p, u128 last, u8 tag[AEAD_TAG])
 {
-    u128 low = p->low, reduced = low + 5;
-    u64 mask = ct_mask((p->top + (reduced < 5)) >> 2);
-    low ^= (low ^ reduced) & ((u128)mask << 64 | mask);
-    low += last;
+    u64 over = (p->top + (p->low + 5 < 5)) >> 2;
+    u128 low = p->low + 5 * over + last;
     __builtin_memcpy(tag, &low, AEAD_TAG);
     wipe(p, sizeof *p);
 }
@@ -2177,7 +2177,8 @@ static void aead_init(aead *a, aead_id id, const u8 *key)
 {
     a->id = id;
     if (id == CHACHA20_POLY1305) {
-        copy((u8 *)a->key, key, 32);
+        copy((u8 *)a->key, S("expand 32-byte k").ptr, 16);
+        copy((u8 *)(a->key + 4), key, 32);
         return;
     }
     aes_expand(a->key, key, aead_key_size(id) / 4);
@@ -2329,11 +2330,6 @@ static b32 limbs_less(const u64 *a, const u64 *b, iz n)
     return a[n - 1] < b[n - 1];
 }
 
-static b32 limbs_equal(const u64 *a, const u64 *b, iz n)
-{
-    return !memcmp(a, b, (uz)n * sizeof *a);
-}
-
 /* a = a * 2^left, or floor(a / 2^-left), for left from -63 to 63 but 0. What leaves a is lost. */
 static void limbs_shift(u64 *a, iz n, iz left)
 {
@@ -2345,28 +2341,28 @@ static void limbs_shift(u64 *a, iz n, iz left)
             a[i] = a[i] >> -left | (i + 1 < n ? a[i + 1] << (64 + left) : 0);
 }
 
-/* r = a + b; gives the carry. r may be a or b. */
-static u64 limbs_add(u64 *r, const u64 *a, const u64 *b, iz n)
+/* a = a + (b ^ flip) + (flip & 1); gives the carry. b may be a. Constant time. */
+static u64 limbs_add_flipped(u64 *a, const u64 *b, iz n, u64 flip)
 {
-    u64 carry = 0;
+    u64 carry = flip & 1;
     for (iz i = 0; i < n; i++) {
-        u128 sum = (u128)a[i] + b[i] + carry;
-        r[i] = (u64)sum;
+        u128 sum = (u128)a[i] + (b[i] ^ flip) + carry;
+        a[i] = (u64)sum;
         carry = (u64)(sum >> 64);
     }
     return carry;
 }
 
-/* r = a - b; gives the borrow. r may be a or b. */
-static u64 limbs_sub(u64 *r, const u64 *a, const u64 *b, iz n)
+/* a = a + b; gives the carry. b may be a. */
+static u64 limbs_add(u64 *a, const u64 *b, iz n)
 {
-    u64 borrow = 0;
-    for (iz i = 0; i < n; i++) {
-        u128 sum = (u128)a[i] - b[i] - borrow;
-        r[i] = (u64)sum;
-        borrow = (u64)(sum >> 64) & 1;
-    }
-    return borrow;
+    return limbs_add_flipped(a, b, n, 0);
+}
+
+/* a = a - b, which is a + (R - 1 - b) + 1 and carries just if a >= b; gives the borrow. */
+static u64 limbs_sub(u64 *a, const u64 *b, iz n)
+{
+    return limbs_add_flipped(a, b, n, ~(u64)0) ^ 1;
 }
 
 /* ---- sums of columns ---- */
@@ -2468,7 +2464,7 @@ static const u64 field_plain_one[FIELD_LIMBS] = {1}; /* times it: out of Montgom
 
 static iz curve_limbs(curve_id c)
 {
-    return c == P256 ? 4 : 6;
+    return 4 + 2 * (iz)c;
 }
 
 /* r = a + b + carry for two limbs; gives the carry. Of the two additions at most one carries,
@@ -2741,9 +2737,10 @@ static void adder_add_distinct(adder *a)
     adder_run(a, add_steps, countof(add_steps));
 }
 
-static b32 field_is_zero(curve_id c, const u64 *a)
+/* Numbers of P-256 have limbs of zero behind their four. Time varies. */
+static b32 field_is_zero(const u64 *a)
 {
-    return limbs_bits(a, curve_limbs(c)) == 0;
+    return limbs_bits(a, FIELD_LIMBS) == 0;
 }
 
 /* sum = sum + item, or sum - item, for any sum and an item that is not infinity. Time varies. */
@@ -2751,12 +2748,12 @@ static void adder_add(adder *a, b32 minus)
 {
     if (minus)
         field_sub(a->curve, a->item.y, field_zero, a->item.y);
-    if (field_is_zero(a->curve, a->sum.z)) {
+    if (field_is_zero(a->sum.z)) {
         a->sum = a->item;
         return;
     }
     adder_add_distinct(a);
-    if (field_is_zero(a->curve, a->sum.z) && field_is_zero(a->curve, a->sum.x)) {
+    if (field_is_zero(a->sum.z) && field_is_zero(a->sum.x)) {
         a->sum = a->item;
         adder_double(a);
     }
@@ -2798,7 +2795,7 @@ static err point_read(curve_id c, point *p, str s)
     copy((u8 *)a.t, (const u8 *)f->square_b, sizeof f->square_b);
     adder_run(&a, equation, countof(equation));
     *p = a.sum;
-    return field_is_zero(c, a.t[3]) ? E_None : E_PointInvalid;
+    return field_is_zero(a.t[3]) ? E_None : E_PointInvalid;
 }
 
 /* ---- ECDH on P-256 ---- */
@@ -2851,12 +2848,6 @@ static void adder_scale(adder *a, point multiple[KEY_POINTS], const u64 k[FIELD_
     }
 }
 
-/* r = a - b for four limbs; gives 1 if a >= b, else 0. */
-static __attribute__((noinline)) u64 scalar_minus(u64 *r, const u64 *a, const u64 *b)
-{
-    return field_sum(r, a, b, ~(u64)0, ~(u64)0, 1, 4);
-}
-
 /* out = 4, x, y of secret * p, for p on P-256 and secret big-endian, in constant time. For a secret
  * of 0, or not below the order, the work is done with 1 in its place, out is zeros and the error
  * E_KeyScalar. An even k is replaced by n - k, which is odd, and the result's y negated. */
@@ -2873,11 +2864,13 @@ static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
     } w = {.a.curve = P256};
     const u64 *order = curves[P256].order;
     limbs_read(w.k, 4, (str){secret, 32});
-    u64 above = scalar_minus(w.other, w.k, order);
-    u64 good = ct_mask((above | ct_is_zero(w.k[0] | w.k[1] | w.k[2] | w.k[3])) ^ 1);
+    limbs_read(w.other, 4, (str){secret, 32});
+    u64 below = limbs_sub(w.other, order, 4), zero = ct_equal(secret, (const u8 *)field_zero, 32);
+    u64 good = ct_mask(below & (zero ^ 1));
     scalar_select(w.k, field_plain_one, ~good);
     u64 even = ct_mask((w.k[0] & 1) ^ 1);
-    scalar_minus(w.other, order, w.k);
+    copy((u8 *)w.other, (const u8 *)order, 32);
+    limbs_sub(w.other, w.k, 4);
     scalar_select(w.k, w.other, even);
 
     adder_scale(&w.a, w.multiple, w.k, p);
@@ -2942,8 +2935,8 @@ static u64 f25519_limb(u128 *sum)
 /* Tight product of two loose ones; out may be either. Limbs that pass 2^255 come back times 19:
  * 19 * 2^53 < 2^58. A sum of products is below 77 * 2^106 < 2^113, the last below 5 * 2^106
  * < 2^109; so the carries are below 2^62, the last below 2^58, and 19 * 2^58 < 2^63: times 19 it
- * leaves at most 2^12 to the second limb. */
-static void f25519_mul(f25519 out, const f25519 a, const f25519 b)
+ * leaves at most 2^12 to the second limb. (Inlined into a loop it would keep all in memory.) */
+static __attribute__((noinline)) void f25519_mul(f25519 out, const f25519 a, const f25519 b)
 {
     u64 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4];
     u64 b0 = b[0], b1 = b[1], b2 = b[2], b3 = b[3], b4 = b[4];
@@ -2986,22 +2979,6 @@ static void f25519_combine(f25519 out, const f25519 a, const f25519 b)
     out[0] += 19 * (u64)sum;
 }
 
-/* 1 / a, and 0 for 0: a to the power p - 2 = 2^255 - 21, whose bits are all set but numbers 2 and
- * 4. Bits 5 to 249 are taken in fives by way of `ones`, a to the power 31. */
-static void f25519_invert(f25519 out, f25519 ones, const f25519 a)
-{
-    copy((u8 *)out, (const u8 *)a, sizeof(f25519));
-    for (iz i = 253; i >= 0; i--) {
-        f25519_mul(out, out, out);
-        if (i >= 250 || i == 3 || i < 2)
-            f25519_mul(out, out, a);
-        else if (i % 5 == 0)
-            f25519_mul(out, out, ones);
-        if (i == 250)
-            copy((u8 *)ones, (const u8 *)out, sizeof(f25519));
-    }
-}
-
 /* The u-coordinate in 32 bytes; their top bit is ignored (RFC 7748, 5). */
 static void f25519_load(f25519 out, const u8 in[32])
 {
@@ -3036,9 +3013,10 @@ typedef struct {
     f25519 a, b, c, d, e;
 } x25519_state;
 
-/* Each step is r = a op b of numbers of the state, by their first limbs in it; F_SUMS writes two
- * numbers in a row. */
-enum { F_MUL, F_SUMS, F_COMBINE };
+/* Each step makes a number r of the state from numbers a and b, each by its first limb in it:
+ * F_SUMS writes sum and difference in a row, F_COMBINE 121665 * a + b, and any other op that many
+ * squarings of a, times b; r is b only where there are no squarings. */
+enum { F_MUL = 0, F_SUMS = 254, F_COMBINE = 255 };
 enum {
     F_X1 = 0,
     F_X2 = 5,
@@ -3059,18 +3037,28 @@ static const u8 x25519_steps[14][4] = {
     {F_COMBINE, F_Z2, F_E, F_A}, {F_MUL, F_Z2, F_Z2, F_E},
 };
 
-static void x25519_step(x25519_state *state)
+/* x2 = x2 / z2, and 0 for z2 = 0: 1 / z2 is z2 to the power p - 2 = 2^255 - 21. The exponents so
+ * far are 2, 9, 11, then 2^n - 1 for n = 5, 10, 20, 40, 50, 100, 200 and 250. */
+static const u8 x25519_division[13][4] = {
+    {F_MUL, F_A, F_Z2, F_Z2}, {2, F_B, F_A, F_Z2}, {F_MUL, F_A, F_A, F_B}, {1, F_C, F_A, F_B},
+    {5, F_B, F_C, F_C},       {10, F_D, F_B, F_B}, {20, F_E, F_D, F_D},    {10, F_D, F_E, F_B},
+    {50, F_B, F_D, F_D},      {100, F_C, F_B, F_B}, {50, F_B, F_C, F_D},   {5, F_C, F_B, F_A},
+    {F_MUL, F_X2, F_X2, F_C},
+};
+
+static void x25519_run(x25519_state *state, const u8 (*step)[4], iz n)
 {
     u64 *limb = (u64 *)(void *)state;
-    for (iz i = 0; i < countof(x25519_steps); i++) {
-        const u8 *s = x25519_steps[i];
+    for (; n; n--, step++) {
+        const u8 *s = *step;
         u64 *r = limb + s[1], *a = limb + s[2], *b = limb + s[3];
-        if (s[0] == F_MUL)
-            f25519_mul(r, a, b);
-        else if (s[0] == F_SUMS)
+        if (s[0] == F_SUMS)
             f25519_sums((f25519 *)(void *)r, a, b);
-        else
+        else if (s[0] == F_COMBINE)
             f25519_combine(r, a, b);
+        else
+            for (i32 i = s[0]; i >= 0; i--, a = r)
+                f25519_mul(r, a, i ? a : b);
     }
 }
 
@@ -3081,7 +3069,7 @@ static err x25519(u8 shared[32], const u8 secret[32], const u8 peer[32])
 {
     x25519_state s = {.x2 = {1}, .z3 = {1}};
     u8 k[32];
-    u64 swapped = 0, any = 0, *pair = (u64 *)(void *)&s + 5; /* from x2 on */
+    u64 swapped = 0, *pair = (u64 *)(void *)&s + 5; /* from x2 on */
     copy(k, secret, 32);
     k[0] &= 248;
     k[31] = (u8)((k[31] & 127) | 64);
@@ -3095,17 +3083,14 @@ static err x25519(u8 shared[32], const u8 secret[32], const u8 peer[32])
             pair[i + 10] ^= differ;
         }
         swapped = bit;
-        x25519_step(&s);
+        x25519_run(&s, x25519_steps, countof(x25519_steps));
     }
     /* The last bit of k is 0: nothing is left to swap back. */
-    f25519_invert(s.a, s.b, s.z2);
-    f25519_mul(s.x2, s.x2, s.a);
+    x25519_run(&s, x25519_division, countof(x25519_division));
     f25519_store(shared, s.x2);
-    for (iz i = 0; i < 32; i++)
-        any |= shared[i];
     wipe(&s, sizeof s);
     wipe(k, sizeof k);
-    return (err)(ct_mask(ct_is_zero(any)) & E_KeyShareZero);
+    return (err)(ct_mask(ct_equal(shared, (const u8 *)field_zero, 32)) & E_KeyShareZero);
 }
 
 /* Our key share: the point of 32 secret bytes, any. (RFC 7748, 6.1) */
@@ -3170,15 +3155,15 @@ static inline __attribute__((always_inline)) void column_long(column *sum, const
     *sum = c;
 }
 
-/* r = a * b / R mod n, where a * b < n * R; r may be a or b. When a and b are one object, each
- * product of two limbs is formed once. Multiples q[k] * n clear the lower half of the columns, and
- * the upper half is (ab + qn) / R < (nR + Rn) / R = 2n. Limb k - limbs of r is written when column
- * k is complete: no later column reads it, save times zero. */
-static void mont_product(big *r, const big *a, const big *b, const modulus *m)
+/* a = a * b / R mod n, where a * b < n * R. When a and b are one object, each product of two limbs
+ * is formed once. Multiples q[k] * n clear the lower half of the columns, and the upper half is
+ * (ab + qn) / R < (nR + Rn) / R = 2n. Limb k - limbs of a is written when column k is complete: no
+ * later column reads it, save times zero. */
+static void mont_product(const modulus *m, big *a, const big *b)
 {
     big quotient = {0};
-    u64 *q = big_limbs(&quotient), *out = big_limbs(r);
-    const u64 *x = big_limbs(a), *y = big_limbs(b), *n = big_limbs(&m->n);
+    u64 *q = big_limbs(&quotient), *x = big_limbs(a);
+    const u64 *y = big_limbs(b), *n = big_limbs(&m->n);
     column c = {0, 0};
     for (iz k = 0; k < 2 * m->limbs - 1; k++) {
         iz last = k < m->limbs ? k : m->limbs - 1; /* i goes from k - last to last */
@@ -3201,18 +3186,18 @@ static void mont_product(big *r, const big *a, const big *b, const modulus *m)
             column_add(&c, (u128)q[k] * n[0]);
             column_next(&c);
         } else {
-            out[k - m->limbs] = column_next(&c);
+            x[k - m->limbs] = column_next(&c);
         }
     }
-    out[m->limbs - 1] = column_next(&c);
-    if ((u64)c.low || !limbs_less(out, n, m->limbs))
-        limbs_sub(out, out, n, m->limbs);
+    x[m->limbs - 1] = column_next(&c);
+    if ((u64)c.low || !limbs_less(x, n, m->limbs))
+        limbs_sub(x, n, m->limbs);
 }
 
 /* ---- ECDSA ---- */
 
 /* A number of a signature: 1 to order - 1, else false. */
-static b32 scalar_read(big *k, str s, const modulus *order)
+static b32 scalar_read(const modulus *order, big *k, str s)
 {
     s = str_without_zeros(s);
     if (!s.len || s.len > 8 * order->limbs)
@@ -3225,9 +3210,10 @@ static b32 scalar_read(big *k, str s, const modulus *order)
  * greatest common divisor of u, the order, and v, k, which keeps, with upper or lower signs,
  *     k * x = -+ u * 2^e and k * y = +- v * 2^e mod order, u * y + v * x = order.
  * The last bounds x and y. Each halving of v halves u * v, which begins below 2^(2B) and is 1 in
- * the end, before v = 0: e < 2B. Then u is 1 and 1 / k = -+ x / 2^e, and the Montgomery product of
- * x and 2^(2B - e) is R / k. A number of B bits can be that power if e > B. */
-static void scalar_invert(big *k, const modulus *order)
+ * the end, before v = 0: e < 2B. Then u is 1, y the order and 1 / k = -+ x / 2^e, and the
+ * Montgomery product of x and 2^(2B - e) is R / k. A number of B bits can be that power if
+ * e > B. */
+static void scalar_invert(const modulus *order, big *k)
 {
     iz n = order->limbs, e = 0;
     const u64 *q = big_limbs(&order->n);
@@ -3250,18 +3236,20 @@ static void scalar_invert(big *k, const modulus *order)
             t = x, x = y, y = t;
             minus ^= 1;
         }
-        limbs_sub(v, v, u, n);
-        limbs_add(y, y, x, n);
+        limbs_sub(v, u, n);
+        limbs_add(y, x, n);
     }
-    if (minus)
-        limbs_sub(x, q, x, n);
+    if (minus) {
+        limbs_sub(y, x, n);
+        x = y;
+    }
     for (; e <= 64 * n; e++)
-        if (limbs_add(x, x, x, n) || !limbs_less(x, q, n))
-            limbs_sub(x, x, q, n);
+        if (limbs_add(x, x, n) || !limbs_less(x, q, n))
+            limbs_sub(x, q, n);
     big power = {0};
     big_limbs(&power)[(128 * n - e) >> 6] = (u64)1 << ((128 * n - e) & 63);
     copy((u8 *)big_limbs(k), (const u8 *)x, n * 8);
-    mont_product(k, k, &power, order);
+    mont_product(order, k, &power);
 }
 
 enum { NAF_MAX = 64 * FIELD_LIMBS + 1, NAF_MINUS = 128 };
@@ -3313,19 +3301,21 @@ static void adder_combine(adder *a, const big *j, const big *k, const point *key
  * order) Z^2 if that is below p. Products of the plain number and a Montgomery form are plain. */
 static b32 adder_x_is(adder *a, const u64 *r)
 {
-    curve_id c = a->curve;
-    iz n = curve_limbs(c);
-    u64(*t)[FIELD_LIMBS] = a->t;
-    if (field_is_zero(c, a->sum.z))
+    static const formula_step difference[] = {
+        {MUL, T0, Z1, Z1}, {MUL, T0, T0, T1}, {MUL, T2, X1, T3}, {SUB, T0, T0, T2},
+    };
+    const curve *f = &curves[a->curve];
+    iz n = curve_limbs(a->curve);
+    u64 *plain = a->t[1];
+    if (field_is_zero(a->sum.z))
         return 0;
-    copy((u8 *)t[2], (const u8 *)r, sizeof t[2]);
-    field_mul(c, t[0], a->sum.x, field_plain_one);
-    field_mul(c, t[1], a->sum.z, a->sum.z);
+    copy((u8 *)plain, (const u8 *)r, sizeof a->t[1]);
+    copy((u8 *)a->t[3], (const u8 *)field_plain_one, sizeof a->t[3]);
     do {
-        field_mul(c, t[3], t[2], t[1]);
-        if (limbs_equal(t[0], t[3], n))
+        adder_run(a, difference, countof(difference));
+        if (field_is_zero(a->t[0]))
             return 1;
-    } while (!limbs_add(t[2], t[2], curves[c].order, n) && limbs_less(t[2], curves[c].prime, n));
+    } while (!limbs_add(plain, f->order, n) && limbs_less(plain, f->prime, n));
     return 0;
 }
 
@@ -3344,13 +3334,13 @@ static err ecdsa_verify(curve_id c, str key, str digest, str r, str s)
     order.n = (big){0};
     copy((u8 *)big_limbs(&order.n), (const u8 *)curves[c].order, n * 8);
     modulus_set(&order);
-    if (!scalar_read(&rr, r, &order) || !scalar_read(&w, s, &order))
+    if (!scalar_read(&order, &rr, r) || !scalar_read(&order, &w, s))
         return E_SignatureBad;
     big_read(&u1, str_span(digest, 0, digest.len < 8 * n ? digest.len : 8 * n));
-    scalar_invert(&w, &order);
+    scalar_invert(&order, &w);
     u2 = rr;
-    mont_product(&u1, &u1, &w, &order);
-    mont_product(&u2, &u2, &w, &order);
+    mont_product(&order, &u1, &w);
+    mont_product(&order, &u2, &w);
     adder a = {.curve = c};
     adder_combine(&a, &u1, &u2, &q);
     return adder_x_is(&a, big_limbs(&rr)) ? E_None : E_SignatureBad;
@@ -3366,13 +3356,14 @@ static u64 limbs_top(const u64 *p, iz drop)
 
 /* x = x * R mod n, for x < n: limb by limb, x = x * 2^64 - q * n. Counted from the first bit of n
  * on, let d be the first 64 bits of n, D = d + 1, V = floor(2^128 / D) = 2^64 + v, and A = 2^64 *
- * high + low the first 128 bits of x * 2^64. Then, with the fraction of low * v / 2^64 left out,
- *     q = floor((high * V + low + low * v / 2^64) / 2^64) <= A * V / 2^128 <= A / D,
+ * high + low the first 128 bits of x * 2^64. Of low only l counts, its bits in the limb that it
+ * begins in, and low - l < 2^63. Then
+ *     q = floor((high * V + l) / 2^64) <= A * V / 2^128 <= A / D,
  * and A / D <= x * 2^64 / n < 2^64, so that q fits and the rest is not negative. The true quotient
- * is above A / D by 2 at most, A / D above A * V / 2^128 by less than 1, and that above q by less
- * than 2: up to 4 subtractions follow, mostly none or one. The sum in q is (2^64 - 1)^2 + 2 * (2^64
- * - 1) < 2^128 at most. */
-static void mont_enter(big *number, const modulus *m)
+ * is above A / D by 2 at most, A / D above A * V / 2^128 by less than 1, and that, with low * v /
+ * 2^128 + (low - l) / 2^64 left out, above q by less than 2.5: up to 5 subtractions follow, mostly
+ * none or one. The sum in q is (2^64 - 1)^2 + 2^64 - 1 < 2^128 at most. */
+static void mont_enter(const modulus *m, big *number)
 {
     iz n = m->limbs, drop = 64 * n - m->bits;
     u64 *x = big_limbs(number), v = 0;
@@ -3385,9 +3376,8 @@ static void mont_enter(big *number, const modulus *m)
             rest -= divisor;
     }
     for (iz i = 0; i < n; i++) {
-        u64 high = limbs_top(x + n - 1, drop), low = limbs_top(x + n - 2, drop);
-        u64 carry = 0, below = 0, lowest = (u64)((u128)low * v >> 64);
-        u64 q = high + (u64)(((u128)high * v + low + lowest) >> 64);
+        u64 carry = 0, below = 0, high = limbs_top(x + n - 1, drop);
+        u64 q = high + (u64)(((u128)high * v + (x[n - 2] << drop)) >> 64);
         for (iz j = 0; j < n; j++) {
             u128 product = (u128)q * p[j] + carry; /* with the borrow, carry < 2^64 still */
             u64 limb = x[j];
@@ -3396,7 +3386,7 @@ static void mont_enter(big *number, const modulus *m)
             below = limb;
         }
         for (u64 top = below - carry; top || !limbs_less(x, p, n);)
-            top -= limbs_sub(x, x, p, n);
+            top -= limbs_sub(x, p, n);
     }
 }
 
@@ -3428,12 +3418,12 @@ static err rsa_open(u8 em[RSA_BITS_MAX / 8], iz *bits, str n, str e, str signatu
     if (!limbs_less(big_limbs(&plain), big_limbs(&m_n.n), m_n.limbs))
         return E_SignatureBad;
     form = plain;
-    mont_enter(&form, &m_n);
+    mont_enter(&m_n, &form);
     m = form;
     for (iz i = 62 - __builtin_clzll(exponent); i >= 0; i--) {
-        mont_product(&m, &m, &m, &m_n);
+        mont_product(&m_n, &m, &m);
         if (exponent >> i & 1) /* the last bit is set, and the last product makes m plain */
-            mont_product(&m, &m, i ? &form : &plain, &m_n);
+            mont_product(&m_n, &m, i ? &form : &plain);
     }
     limbs_write(em, n.len, big_limbs(&m));
     return E_None;
@@ -3733,7 +3723,7 @@ static i64 der_time(reader *r)
     return ((day * 24 + part[4]) * 60 + part[5]) * 60 + part[6];
 }
 
-/* A public key; the slices lie in the certificate. */
+/* A public key; the slices lie in the certificate. The curves come in the order of curve_id. */
 typedef enum { KEY_RSA, KEY_P256, KEY_P384, KEY_UNKNOWN } key_id;
 
 typedef struct {
@@ -3841,7 +3831,7 @@ static err key_verify(const public_key *k, sig_id id, str message, str signature
     str r, s;
     if (der_pair(signature, &r, &s))
         return E_DerMalformed;
-    return ecdsa_verify(k->id == KEY_P256 ? P256 : P384, k->point, d, r, s);
+    return ecdsa_verify((curve_id)(k->id - KEY_P256), k->point, d, r, s);
 }
 
 /* In the order of key_id. */
@@ -3893,16 +3883,15 @@ typedef struct {
     public_key key;
 } certificate;
 
-/* extendedKeyUsage: one purpose at least, serverAuth or any among them (RFC 5280 4.2.1.12). */
+/* extendedKeyUsage: one purpose at least, serverAuth among them (RFC 5280 4.2.1.12). RFC 5280 lets
+ * anyExtendedKeyUsage stand for it; TLS does not need that, and others do not take it either. */
 static b32 cert_purposes(reader *r)
 {
     b32 fit = 0;
     const u8 *end = der_sequence(r);
-    do {
-        str oid = der_item(r, DER_OID);
-        if (der_known(oid, "\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x04\x55\x1d\x25\0") < 2)
-            fit = 1;
-    } while (reader_left(r));
+    do
+        fit |= str_is(der_item(r, DER_OID), "\x2b\x06\x01\x05\x05\x07\x03\x01");
+    while (reader_left(r));
     der_leave(r, end);
     return fit;
 }
@@ -4151,13 +4140,13 @@ typedef struct {
 
 /* What is asked of x509_verify, and what it found. */
 typedef struct {
+    pem_entry root;      /* in the bundle; pem_decode gives its DER. First: most used */
     str host;            /* a DNS name without final dot; or an address, IPv6 as in a URL or not */
     str bundle;          /* the roots, PEM text */
     i64 now, until;      /* in seconds since 1970; all of the path is valid until then */
     iz checks;           /* signatures checked */
     iz path_len;         /* 0 if no path was found */
     iz path[PATH_CERTS]; /* indexes of those sent, the leaf's 0 first */
-    pem_entry root;      /* in the bundle; pem_decode gives its DER */
     public_key leaf;     /* slices of the first of those sent */
 } x509_query;
 
@@ -4293,7 +4282,7 @@ static iz pem_header(pem_entry *e)
 static iz pem_measure(str bundle, iz at, pem_entry *e)
 {
     e->text = str_from(bundle, at);
-    e->text = str_from(e->text, str_find(e->text, '\n') + 1);
+    str_cut(&e->text, '\n');
     e->pitch = str_find(e->text, '\n') + 1;
     iz ending = str_at(e->text, e->pitch - 2) == '\r' ? 2 : 1;
     e->width = e->pitch - ending;

@@ -2719,6 +2719,31 @@ static u64 public_random(void)
     return public_random_state;
 }
 
+static b32 limbs_equal(const u64 *a, const u64 *b, iz n)
+{
+    return !memcmp(a, b, (uz)n * sizeof *a);
+}
+
+/* r = a + b; gives the carry. */
+static u64 limbs_sum(u64 *r, const u64 *a, const u64 *b, iz n)
+{
+    u64 sum[BIG_LIMBS];
+    memcpy(sum, a, (size_t)n * 8);
+    u64 carry = limbs_add(sum, b, n);
+    memcpy(r, sum, (size_t)n * 8);
+    return carry;
+}
+
+/* r = a - b; gives the borrow. */
+static u64 limbs_difference(u64 *r, const u64 *a, const u64 *b, iz n)
+{
+    u64 rest[BIG_LIMBS];
+    memcpy(rest, a, (size_t)n * 8);
+    u64 borrow = limbs_sub(rest, b, n);
+    memcpy(r, rest, (size_t)n * 8);
+    return borrow;
+}
+
 /* A random number below m, often with limbs of zeros or ones. */
 static void public_random_below(u64 *r, const u64 *m, iz n)
 {
@@ -2768,8 +2793,8 @@ static void test_public_field(void)
         iz n = curve_limbs(c);
         u64 edge[5][FIELD_LIMBS] = {{0}, {1}};
         memcpy(edge[2], f->base.z, sizeof edge[2]);
-        limbs_sub(edge[3], f->prime, edge[1], n);
-        limbs_sub(edge[4], edge[3], edge[1], n);
+        limbs_difference(edge[3], f->prime, edge[1], n);
+        limbs_difference(edge[4], edge[3], edge[1], n);
         int bad_mul = 0, bad_add = 0, bad_sub = 0, bad_invert = 0;
         for (int round = 0; round < 4000; round++) {
             u64 a[FIELD_LIMBS] = {0}, b[FIELD_LIMBS] = {0}, r[FIELD_LIMBS] = {0};
@@ -2795,7 +2820,7 @@ static void test_public_field(void)
                 field_invert(c, x, a);
                 field_mul(c, x, x, a);
                 bad_invert +=
-                    memcmp(x, field_is_zero(c, a) ? field_zero : f->base.z, (size_t)n * 8) != 0;
+                    memcmp(x, field_is_zero(a) ? field_zero : f->base.z, (size_t)n * 8) != 0;
             }
         }
         CHECK(!bad_mul), CHECK(!bad_add), CHECK(!bad_sub), CHECK(!bad_invert);
@@ -2810,7 +2835,7 @@ static void test_public_constants(void)
         const curve *f = &curves[c];
         iz n = curve_limbs(c);
         u64 zero[FIELD_LIMBS] = {0}, t[FIELD_LIMBS];
-        CHECK(limbs_sub(t, zero, f->prime, n) == 1 && limbs_equal(t, f->base.z, n));
+        CHECK(limbs_difference(t, zero, f->prime, n) == 1 && limbs_equal(t, f->base.z, n));
         model_product(t, f->base.z, f->base.z, f->prime, n);
         CHECK(limbs_equal(t, f->square_b[0], n));
     }
@@ -2835,7 +2860,7 @@ static pub_bytes public_point_bytes(const adder *a)
     iz n = curve_limbs(c);
     u64 plain[FIELD_LIMBS] = {1}, z[FIELD_LIMBS], t[FIELD_LIMBS], x[FIELD_LIMBS], y[FIELD_LIMBS];
     pub_bytes b = {.len = 1};
-    if (field_is_zero(c, a->sum.z))
+    if (field_is_zero(a->sum.z))
         return b;
     field_invert(c, z, a->sum.z);
     field_mul(c, t, z, z);
@@ -2899,7 +2924,7 @@ static void test_public_combine(void)
                     pub_bytes have = public_point_bytes(&a);
                     bad += !public_bytes_equal(&have, &public_all[PUBLIC_STEPS + j + k * key[m]]);
                     if (j) { /* (order - j) G + k Q */
-                        limbs_sub(big_limbs(&bj), curves[c].order, big_limbs(&bj), n);
+                        limbs_difference(big_limbs(&bj), curves[c].order, big_limbs(&bj), n);
                         if (abs(-j + k * key[m]) > PUBLIC_STEPS)
                             continue;
                         adder_combine(&a, &bj, &bk, &q);
@@ -2922,7 +2947,7 @@ static void test_public_scale_edges(void)
             u64 k[4] = {(u64)i};
             u8 secret[32], out[65];
             if (sign)
-                limbs_sub(k, curves[P256].order, k, 4);
+                limbs_difference(k, curves[P256].order, k, 4);
             limbs_write(secret, 32, k);
             const pub_bytes *want = &public_all[PUBLIC_STEPS + (sign ? -i : i)];
             bad += p256_public(out, secret) != E_None || memcmp(out, want->buf, 65);
@@ -2990,33 +3015,34 @@ static void test_public_montgomery(void)
         bad += m.limbs != limbs || m.bits != rows[i].bits || n[0] * m.minus_inverse != ~(u64)0;
         u64 r_mod[BIG_LIMBS] = {1}, one[BIG_LIMBS] = {1}; /* R mod n, by doubling */
         for (iz j = 0; j < 64 * limbs; j++)
-            if (limbs_add(r_mod, r_mod, r_mod, limbs) || !limbs_less(r_mod, n, limbs))
-                limbs_sub(r_mod, r_mod, n, limbs);
+            if (limbs_add(r_mod, r_mod, limbs) || !limbs_less(r_mod, n, limbs))
+                limbs_sub(r_mod, n, limbs);
         for (int round = 0; round < 3; round++) {
             big a = {0}, b = {0}, r = {0};
             u64 x[BIG_LIMBS], y[BIG_LIMBS];
             public_random_below(big_limbs(&a), n, limbs);
             public_random_below(big_limbs(&b), n, limbs);
             if (round == 0) {
-                limbs_sub(big_limbs(&a), n, one, limbs);
+                limbs_difference(big_limbs(&a), n, one, limbs);
                 b = a;
             }
-            mont_product(&r, &a, &b, &m);
+            r = a;
+            mont_product(&m, &r, &b);
             model_product(x, big_limbs(&r), r_mod, n, limbs);
             model_product(y, big_limbs(&a), big_limbs(&b), n, limbs);
             bad += !limbs_equal(x, y, limbs) || !limbs_less(big_limbs(&r), n, limbs);
             r = a;
-            mont_product(&r, &r, &r, &m); /* the squaring, in place */
+            mont_product(&m, &r, &r); /* the squaring */
             model_product(x, big_limbs(&r), r_mod, n, limbs);
             model_product(y, big_limbs(&a), big_limbs(&a), n, limbs);
             bad += !limbs_equal(x, y, limbs);
-            r = a;
-            mont_product(&r, &r, &b, &m); /* in place */
-            mont_product(&a, &a, &b, &m);
+            r = b; /* the factors the other way round */
+            mont_product(&m, &r, &a);
+            mont_product(&m, &a, &b);
             bad += memcmp(&r, &a, sizeof r) != 0;
             if (limbs < 8)
                 continue;
-            mont_enter(&r, &m);
+            mont_enter(&m, &r);
             model_product(x, big_limbs(&a), r_mod, n, limbs);
             bad += !limbs_equal(x, big_limbs(&r), limbs);
         }
@@ -3048,11 +3074,11 @@ static void test_public_scalar_invert(void)
                 if (!limbs_less(v, curves[c].order, n))
                     v[n - 1] >>= 1;
                 if (round % 2)
-                    limbs_sub(v, curves[c].order, v, n);
+                    limbs_difference(v, curves[c].order, v, n);
             }
             r = k;
-            scalar_invert(&r, &order);
-            mont_product(&r, &r, &k, &order);
+            scalar_invert(&order, &r);
+            mont_product(&order, &r, &k);
             bad += limbs_bits(big_limbs(&r), n) != 1; /* (R / k) * k / R = 1 */
         }
         CHECK(!bad);
@@ -3179,12 +3205,12 @@ static void test_public_ecdsa_vectors(void)
         u64 v[FIELD_LIMBS];
         pub_bytes other = {.len = n};
         limbs_read(v, n / 8, bytes_str(&s));
-        limbs_sub(v, curves[c].order, v, n / 8);
+        limbs_difference(v, curves[c].order, v, n / 8);
         limbs_write(other.buf, n, v);
         CHECK(public_ecdsa(c, &key, id, msg, bytes_str(&r), bytes_str(&other)) == E_None);
         u64 sum[FIELD_LIMBS + 1];
         limbs_read(v, n / 8, bytes_str(&r));
-        sum[n / 8] = limbs_add(sum, v, curves[c].order, n / 8);
+        sum[n / 8] = limbs_sum(sum, v, curves[c].order, n / 8);
         other.len = n + 1;
         limbs_write(other.buf, n + 1, sum);
         CHECK(public_ecdsa(c, &key, id, msg, bytes_str(&other), bytes_str(&s)) == E_SignatureBad);
@@ -3205,7 +3231,7 @@ static void test_public_ecdsa_ranges(void)
         pub_bytes bad[6] = {{.len = 0},     {.len = 1},     {.len = 8 * n},
                             {.len = 8 * n}, {.len = 8 * n}, {.len = 8 * n + 1}};
         limbs_write(bad[2].buf, 8 * n, order);
-        limbs_add(order, order, one, n);
+        limbs_add(order, one, n);
         limbs_write(bad[3].buf, 8 * n, order);
         memset(bad[4].buf, 0xff, (size_t)(8 * n));
         bad[5].buf[0] = 1;
@@ -3239,8 +3265,8 @@ static void test_public_ecdsa_ranges(void)
         /* digest = r and key G: the sum is 2 (r / s) G, so that s = 2r gives G again */
         u64 twice[FIELD_LIMBS];
         pub_bytes s = {.len = 8 * n};
-        if (limbs_add(twice, v, v, n) || !limbs_less(twice, curves[c].order, n))
-            limbs_sub(twice, twice, curves[c].order, n);
+        if (limbs_sum(twice, v, v, n) || !limbs_less(twice, curves[c].order, n))
+            limbs_sub(twice, curves[c].order, n);
         limbs_write(s.buf, 8 * n, twice);
         CHECK(ecdsa_verify(c, bytes_str(g), x, x, bytes_str(&s)) == E_None);
         CHECK(ecdsa_verify(c, bytes_str(g), x, x, x) == E_SignatureBad);
@@ -4682,7 +4708,11 @@ static void test_x509_certificate_forms(void)
                      "300f0603551d25040830060604551d2500 301506 03551d13040e300c0101ff"
                      "0207010000000000 00");
     cert_decode(&c, (str){der, len});
-    CHECK(c.server_auth && c.path_len == PATH_CERTS && !c.error);
+    CHECK(!c.server_auth && c.path_len == PATH_CERTS && !c.error);
+    len = cert_build(der, sizeof der, P_EXTENSIONS,
+                     "30190603551d2504123010 0604551d2500 06082b06010505070301");
+    cert_decode(&c, (str){der, len});
+    CHECK(c.server_auth && !c.error);
 }
 
 static void test_x509_algorithms(void)
@@ -4947,6 +4977,7 @@ static const char x509_script[] =
     "echo 'subjectAltName=DNS:www.example.test' | mk leaf-other $E-l /CN=api.example.test ica 100\n"
     "echo 'basicConstraints=CA:false' | mk leaf-cn $E-l /CN=api.example.test ica 100\n"
     "echo \"$N\nextendedKeyUsage=clientAuth\" | mk leaf-client $E-l /CN=l ica 100\n"
+    "echo \"$N\nextendedKeyUsage=anyExtendedKeyUsage\" | mk leaf-anyeku $E-l /CN=l ica 100\n"
     "echo \"$N\" | mk leaf-plain $E-l /CN=l ica 100\n"
     "echo \"$N\n1.2.3.4=critical,DER:0500\" | mk leaf-unknown $E-l /CN=l ica 100\n"
     "echo \"$N\nkeyUsage=critical,keyEncipherment\" | mk leaf-usage $E-l /CN=l ica 100\n"
@@ -4980,7 +5011,9 @@ static const char x509_script[] =
     " $E-c /CN=no-sign root 300\n"
     "leaf leaf-no-sign $E-l /CN=l no-sign 100\n"
     "san extendedKeyUsage=clientAuth client $E-c /CN=client root 300\n"
+    "san extendedKeyUsage=anyExtendedKeyUsage anyeku $E-c /CN=anyeku root 300\n"
     "leaf leaf-under-client $E-l /CN=l client 100\n"
+    "leaf leaf-under-anyeku $E-l /CN=l anyeku 100\n"
     "ca sha1 $E-c /CN=sha1 root 300 -sha1\n"
     "leaf leaf-under-sha1 $E-l /CN=l sha1 100\n"
     "san 1.2.3.4=critical,DER:0500 unknown $E-c /CN=unknown root 300\n"
@@ -5127,6 +5160,7 @@ static const struct {
     {"leaf-other ica", "root", "api.example.test", 1, E_CertNameMismatch, 0, ""},
     {"leaf-cn ica", "root", "api.example.test", 1, E_CertNameMismatch, 0, ""},
     {"leaf-client ica", "root", "api.example.test", 1, E_CertPurpose, 0, ""},
+    {"leaf-anyeku ica", "root", "api.example.test", 1, E_CertPurpose, 0, ""},
     {"leaf-plain ica", "root", "api.example.test", 1, E_None, 2, "01"},
     {"leaf-unknown ica", "root", "api.example.test", 1, E_CertExtensionUnknown, 0, ""},
     {"leaf-usage ica", "root", "api.example.test", 1, E_None, 2, "01"}, /* sig_of_scheme refuses */
@@ -5151,6 +5185,7 @@ static const struct {
     {"leaf-not-ca not-ca", "root", "api.example.test", 1, E_CertNotCa, 0, ""},
     {"leaf-no-sign no-sign", "root", "api.example.test", 1, E_CertKeyUsage, 0, ""},
     {"leaf-under-client client", "root", "api.example.test", 1, E_CertPurpose, 0, ""},
+    {"leaf-under-anyeku anyeku", "root", "api.example.test", 1, E_CertPurpose, 0, ""},
     {"leaf-under-sha1 sha1", "root", "api.example.test", 1, E_CertSignatureWeak, 0, ""},
     {"leaf-under-sha1", "sha1", "api.example.test", 1, E_None, 1,
      "0"}, /* its own is not looked at */
