@@ -28,10 +28,11 @@ OWN_CALLS := $(if $(filter x86_64,$(MACHINE)),-fno-optimize-sibling-calls \
 GCC_SIZE := $(shell $(CC) -Oz -E -xc /dev/null >/dev/null 2>&1 && echo -Oz || echo -Os)
 SIZE := $(if $(CLANG),-Oz,$(GCC_SIZE) \
   -fno-move-loop-invariants -fno-tree-loop-im -fno-shrink-wrap -fno-caller-saves \
-  -fno-jump-tables --param=large-stack-frame=100000 $(OWN_CALLS))
+  -fno-jump-tables --param=large-stack-frame=100000 \
+  --param=max-jump-thread-duplication-stmts=1 $(OWN_CALLS))
 CFLAGS_BOOTSTRAP := -std=c11 $(SIZE) $(WARN) -ffreestanding $(PIC) -fstack-protector \
   -mstack-protector-guard=global -fno-asynchronous-unwind-tables -fomit-frame-pointer \
-  -fdata-sections \
+  -ffunction-sections -fdata-sections \
   $(if $(filter x86_64,$(MACHINE)),-fcf-protection=none)
 LDFLAGS_BOOTSTRAP := -static-pie -nostdlib -Wl,-z,noexecstack,--build-id=none,-T,$(OUT)/skill.ld
 CFLAGS_TEST := -std=c11 -D_GNU_SOURCE -O1 -g $(WARN) $(if $(CLANG),,-Wno-format-truncation) \
@@ -50,15 +51,28 @@ $(OUT)/bootstrap: skill.c $(OUT)/skill.ld
 $(OUT)/bootstrap.debug: skill.c $(OUT)/skill.ld
 	$(CC) $(CFLAGS_BOOTSTRAP) $(LDFLAGS_BOOTSTRAP) -g -o $@ skill.c
 
+# What runs up to the first GET and the wait for its answer, on x86_64, with the texts that it uses:
+# the kernel maps up to 64 KB of a file around each fault, so this lies on the image's last pages.
+EARLY := \
+  address_number address_of address_v4 arena_alloc arena_keep arena_rewind arena_writer \
+  connection_drop connection_fill connection_open connection_receive connection_send copy \
+  dns_add env_get hex_value http_put http_put_line_end http_put_origin is_alnum is_one_of \
+  lambda_ask lambda_put_start memcmp memcpy memset os_connect os_recv os_send put put_byte \
+  put_text put_uint read_byte read_bytes reader_of reader_peek start start_guarded str_eq \
+  str_find str_from str_is str_is_visible str_of_array str_span str_starts str_to_uint to_lower \
+  url_origin url_parse wipe writer_of written
+
 # One segment for code and constants, one for memory that holds nothing in the file. What a linker
-# adds for dynamic loading goes.
+# adds for dynamic loading goes. The early part is named first, and placed behind the rest.
 define SKILL_LD
+ENTRY(_start)
 PHDRS { code PT_LOAD FILEHDR PHDRS FLAGS(5); data PT_LOAD FLAGS(6); stack PT_GNU_STACK FLAGS(6); }
 SECTIONS {
-  . = SIZEOF_HEADERS;
-  .rodata : { *(SORT_BY_ALIGNMENT(.rodata*)) } :code
-  .text : { *(.text .text.*) }
-  . = ALIGN(CONSTANT(MAXPAGESIZE));
+  .early SIZEOF_HEADERS + SIZEOF(.text) : {
+    $(foreach name,$(EARLY),*(.text.$(name) .text.$(name).* .rodata.$(name).*))
+  } :code
+  .text SIZEOF_HEADERS : { *(.rodata*) *(.got .got.plt) *(.text .text.*) } :code
+  . = ALIGN(ABSOLUTE(ADDR(.early) + SIZEOF(.early)), CONSTANT(MAXPAGESIZE));
   .bss : { *(.bss.__stack_chk_guard) *(.bss.process_memory) *(.bss .bss.*) } :data
   /DISCARD/ : { *(.comment) *(.note*) *(.eh_frame*) }
   /DISCARD/ : { *(.dynamic) *(.dynsym) *(.dynstr) *(.hash) *(.gnu.hash) }

@@ -8792,8 +8792,9 @@ static err skill_handle(skill *s, const invocation *i, arena *a, str *response)
     return response->ptr ? E_None : E_OutOfMemory;
 }
 
-/* Handles one event. An error means that the runtime should end. */
-static err skill_invoke(skill *s, lambda *l, const invocation *i, arena *a)
+/* Handles one event. An error means that the runtime should end. Not inlined: the start of the
+ * program should lie together (Makefile, EARLY), and this is the rest of it. */
+static __attribute__((noinline)) err skill_invoke(skill *s, lambda *l, const invocation *i, arena *a)
 {
     str response;
     err error = skill_handle(s, i, a, &response);
@@ -8832,6 +8833,8 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
         arena_reset(a);
         s->log.request_id = S("");
         error = lambda_ask(l, a, "invocation/next");
+        if (!error) /* waits here, so that the pages of what comes next are not there before it */
+            connection_fill(&l->connection);
         if (first)
             skill_init(s, net);
         error = error ? error : lambda_receive(l, a, &i);
