@@ -1629,6 +1629,29 @@ static u64 ct_equal(const u8 *a, const u8 *b, iz n)
     return ct_is_zero(differ);
 }
 
+/* Secrets are selected by these two alone. They are functions of their own, so that `make ct` can
+ * look at their machine code: one branch, for the loop, and no conditional move. */
+
+/* r = other for n > 0 limbs where the mask is all ones; where it is zero, r stays. */
+static __attribute__((noinline)) void ct_select(u64 *r, const u64 *other, u64 mask, iz n)
+{
+    iz i = 0;
+    do
+        r[i] ^= (r[i] ^ other[i]) & mask;
+    while (++i != n);
+}
+
+/* a and b change places, n > 0 limbs, where the mask is all ones. */
+static __attribute__((noinline)) void ct_swap(u64 *a, u64 *b, u64 mask, iz n)
+{
+    iz i = 0;
+    do {
+        u64 differ = (a[i] ^ b[i]) & mask;
+        a[i] ^= differ;
+        b[i] ^= differ;
+    } while (++i != n);
+}
+
 /* ---- SHA-2 ---- */
 
 typedef enum { SHA256, SHA384, SHA512 } hash_id;
@@ -2800,26 +2823,12 @@ static err point_read(curve_id c, point *p, str s)
 
 /* ---- ECDH on P-256 ---- */
 
-/* r = other where mask is all ones; r as it was where it is zero. Four limbs. */
-static __attribute__((noinline)) void scalar_select(u64 *r, const u64 *other, u64 mask)
-{
-    for (iz i = 0; i < 4; i++)
-        r[i] ^= (r[i] ^ other[i]) & mask;
-}
-
 /* item = multiple[i], in constant time: all of them are read. */
 static void adder_take_secret(adder *a, const point multiple[KEY_POINTS], u64 i)
 {
-    a->item = (point){0};
-    for (u64 j = 0; j < KEY_POINTS; j++) {
-        const point *m = &multiple[j];
-        u64 mask = ct_mask(ct_is_zero(i ^ j));
-        for (iz k = 0; k < 4; k++) {
-            a->item.x[k] |= m->x[k] & mask;
-            a->item.y[k] |= m->y[k] & mask;
-            a->item.z[k] |= m->z[k] & mask;
-        }
-    }
+    for (u64 j = 0; j < KEY_POINTS; j++)
+        ct_select(a->limb + X2, (const u64 *)(const void *)&multiple[j], ct_mask(ct_is_zero(i ^ j)),
+                  3 * FIELD_LIMBS);
 }
 
 /* sum = k * p for odd k below the order n. k is the sum of d[i] * 32^i, i from 0 to 51, each d[i]
@@ -2843,7 +2852,7 @@ static void adder_scale(adder *a, point multiple[KEY_POINTS], const u64 k[FIELD_
             adder_double(a);
         adder_take_secret(a, multiple, (v ^ minus) & 15);
         field_sub(P256, a->t[0], field_zero, a->item.y);
-        scalar_select(a->item.y, a->t[0], minus);
+        ct_select(a->item.y, a->t[0], minus, 4);
         adder_add_distinct(a);
     }
 }
@@ -2867,18 +2876,18 @@ static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
     limbs_read(w.other, 4, (str){secret, 32});
     u64 below = limbs_sub(w.other, order, 4), zero = ct_equal(secret, (const u8 *)field_zero, 32);
     u64 good = ct_mask(below & (zero ^ 1));
-    scalar_select(w.k, field_plain_one, ~good);
+    ct_select(w.k, field_plain_one, ~good, 4);
     u64 even = ct_mask((w.k[0] & 1) ^ 1);
     copy((u8 *)w.other, (const u8 *)order, 32);
     limbs_sub(w.other, w.k, 4);
-    scalar_select(w.k, w.other, even);
+    ct_select(w.k, w.other, even, 4);
 
     adder_scale(&w.a, w.multiple, w.k, p);
     u64 *x = w.a.sum.x, *y = w.a.sum.y, (*t)[FIELD_LIMBS] = w.a.t;
     field_invert(P256, t[0], w.a.sum.z);
     copy((u8 *)t[1], (const u8 *)field_plain_one, sizeof t[1]);
     adder_run(&w.a, affine, countof(affine));
-    scalar_select(y, t[1], even);
+    ct_select(y, t[1], even, 4);
     out[0] = 4;
     limbs_write(out + 1, 32, x);
     limbs_write(out + 33, 32, y);
@@ -3076,12 +3085,8 @@ static err x25519(u8 shared[32], const u8 secret[32], const u8 peer[32])
     f25519_load(s.x1, peer);
     copy((u8 *)s.x3, (const u8 *)s.x1, sizeof s.x3);
     for (i32 t = 254; t >= 0; t--) {
-        u64 bit = k[t >> 3] >> (t & 7) & 1, mask = ct_mask(bit ^ swapped);
-        for (iz i = 0; i < 10; i++) {
-            u64 differ = (pair[i] ^ pair[i + 10]) & mask;
-            pair[i] ^= differ;
-            pair[i + 10] ^= differ;
-        }
+        u64 bit = k[t >> 3] >> (t & 7) & 1;
+        ct_swap(pair, pair + 10, ct_mask(bit ^ swapped), 10);
         swapped = bit;
         x25519_run(&s, x25519_steps, countof(x25519_steps));
     }
