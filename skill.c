@@ -2020,14 +2020,23 @@ static void chacha20_tag(const u8 key[32], str aad, str data, u8 tag[AEAD_TAG])
     poly1305_end(&p, load128(key + 16), tag);
 }
 
-/* ---- AES-GCM ----
+/* ---- the processor's own instructions ----
  *
- * The compilers' headers for these instructions need libc's (gcc) or a whole file compiled for them
- * (clang), so they are written as assembly: on vector registers, no memory, no flags. AESENC adds a
- * round key last and AESE first; with a key of zeros both leave it to the C, in FIPS 197's order.
+ * The compilers' headers for those of AES and GHASH need libc's (gcc) or a whole file compiled for
+ * them (clang), so they are written as assembly: on vector registers, no memory, no flags. AESENC
+ * adds a round key last and AESE first; with a key of zeros both leave it to the C, in FIPS 197's
+ * order. pair_add is r = a + b + carry for two limbs of the numbers below; it gives the carry. On
+ * x86_64 gcc has to be told to let it stay a flag.
  */
 
 #ifdef __x86_64__
+static inline __attribute__((always_inline)) u64 pair_add(u64 *r, const u64 *a, u64 b0, u64 b1,
+                                                          u64 carry)
+{
+    u8 middle = __builtin_ia32_addcarryx_u64((u8)carry, a[0], b0, &r[0]);
+    return __builtin_ia32_addcarryx_u64(middle, a[1], b1, &r[1]);
+}
+
 #define VEC_IN "x"
 #define VEC_INOUT "+x"
 #define AES_ROUND "aesenc %1, %0"
@@ -2035,6 +2044,20 @@ static void chacha20_tag(const u8 key[32], str aad, str data, u8 tag[AEAD_TAG])
 #define CLMUL_LOW "pclmulqdq $0x00, %1, %0"
 #define CLMUL_HIGH "pclmulqdq $0x11, %1, %0"
 #else
+/* Of the two additions at most one carries, since a + b + 1 < 2^129. The empty asm keeps gcc from
+ * making a branch of what carries. */
+static inline __attribute__((always_inline)) u64 pair_add(u64 *r, const u64 *a, u64 b0, u64 b1,
+                                                          u64 carry)
+{
+    u128 sum;
+    u64 out = __builtin_add_overflow((u128)a[1] << 64 | a[0], (u128)b1 << 64 | b0, &sum);
+    out += __builtin_add_overflow(sum, carry, &sum);
+    __asm__("" : "+r"(out));
+    r[0] = (u64)sum;
+    r[1] = (u64)(sum >> 64);
+    return out;
+}
+
 #define VEC_IN "w"
 #define VEC_INOUT "+w"
 #define AES_ROUND ".arch armv8-a+crypto\n\taese %0.16b, %1.16b\n\taesmc %0.16b, %0.16b"
@@ -2042,6 +2065,8 @@ static void chacha20_tag(const u8 key[32], str aad, str data, u8 tag[AEAD_TAG])
 #define CLMUL_LOW ".arch armv8-a+crypto\n\tpmull %0.1q, %0.1d, %1.1d"
 #define CLMUL_HIGH ".arch armv8-a+crypto\n\tpmull2 %0.1q, %0.2d, %1.2d"
 #endif
+
+/* ---- AES-GCM ---- */
 
 typedef u64 vec128 __attribute__((vector_size(16)));
 
@@ -2488,20 +2513,6 @@ static const u64 field_plain_one[FIELD_LIMBS] = {1}; /* times it: out of Montgom
 static iz curve_limbs(curve_id c)
 {
     return 4 + 2 * (iz)c;
-}
-
-/* r = a + b + carry for two limbs; gives the carry. Of the two additions at most one carries,
- * since a + b + 1 < 2^129. The empty asm keeps gcc from making a branch of what carries. */
-static inline __attribute__((always_inline)) u64 pair_add(u64 *r, const u64 *a, u64 b0, u64 b1,
-                                                          u64 carry)
-{
-    u128 sum;
-    u64 out = __builtin_add_overflow((u128)a[1] << 64 | a[0], (u128)b1 << 64 | b0, &sum);
-    out += __builtin_add_overflow(sum, carry, &sum);
-    __asm__("" : "+r"(out));
-    r[0] = (u64)sum;
-    r[1] = (u64)(sum >> 64);
-    return out;
 }
 
 /* r = a + ((b ^ flip) & mask) + carry for n limbs, 4 or 6; gives the carry. r may be a or b. Also
@@ -4237,13 +4248,12 @@ static err constraints_check(path_search *s, str constraints)
 /* The value of a character of base64; 64 or more for others. */
 static u32 base64_value(u8 c)
 {
-    static const char others[] = "0123456789+/";
-    u32 lower = (c | 0x20u) - 'a', i = 0;
-    if (lower < 26)
-        return lower + (c & 0x20 ? 26 : 0);
-    while (i < 12 && c != (u8)others[i])
-        i++;
-    return 52 + i;
+    u32 letter = (c | 0x20u) - 'a', digit = c - (u32)'0';
+    if (letter < 26)
+        return letter + (c & 0x20 ? 26 : 0);
+    if (digit < 10)
+        return 52 + digit;
+    return c == '+' ? 62 : c == '/' ? 63 : 64;
 }
 
 /* Decodes n bytes from the byte `from` on, without reading what is before them. False if anything
