@@ -53,7 +53,8 @@ $(OUT)/bootstrap.debug: skill.c $(OUT)/skill.ld
 
 # What runs up to the first GET and the wait for its answer, on x86_64, with the texts that it uses:
 # the kernel maps up to 64 KB of a file around each fault, so this lies on the image's last pages.
-EARLY := \
+# lambda_post, which is not needed so soon, may lie across the 64 KB.
+EARLY := lambda_post \
   address_number address_of address_v4 arena_alloc arena_keep arena_rewind arena_writer \
   connection_drop connection_fill connection_open connection_receive connection_send copy \
   dns_add env_get hex_value http_put http_put_line_end http_put_origin is_alnum is_one_of \
@@ -69,7 +70,7 @@ ENTRY(_start)
 PHDRS { code PT_LOAD FILEHDR PHDRS FLAGS(5); data PT_LOAD FLAGS(6); stack PT_GNU_STACK FLAGS(6); }
 SECTIONS {
   .early SIZEOF_HEADERS + SIZEOF(.text) : {
-    $(foreach name,$(EARLY),*(.text.$(name) .text.$(name).* .rodata.$(name).*))
+    $(foreach name,$(EARLY),*(.text.$(name) .text.$(name).* .rodata.$(name).*)) *(.text)
   } :code
   .text SIZEOF_HEADERS : { *(.rodata*) *(.got .got.plt) *(.text .text.*) } :code
   . = ALIGN(ABSOLUTE(ADDR(.early) + SIZEOF(.early)), CONSTANT(MAXPAGESIZE));

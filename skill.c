@@ -6234,8 +6234,9 @@ static void dns_forget(dns_cache *cache, str host)
         kept->until = 0;
 }
 
-/* From the cache, the hosts file or the name servers. Only what servers tell is kept. */
-static err dns_find(dns_cache *cache, const dns_name *name, i64 deadline, dns_answer *out)
+/* From the cache, the hosts file or the name servers. Only what servers tell is kept. Not inlined:
+ * the start of the program does not need it (Makefile, EARLY). */
+static __attribute__((noinline)) err dns_find(dns_cache *cache, const dns_name *name, i64 deadline, dns_answer *out)
 {
     dns_entry *kept = dns_cache_entry(cache, name);
     if (os_monotonic() < kept->until && dns_name_eq(&kept->name, name)) {
