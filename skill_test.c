@@ -17529,6 +17529,34 @@ static b32 bench_run(bench_program *p, b32 cold)
     return good;
 }
 
+/* The program's own share and the kernel's of a warm answer, by the ticks of a long run. */
+static void bench_warm_split(bench_program *p)
+{
+    enum { ANSWERS = 20000 };
+    unsigned long user = 0, kernel = 0;
+    pid_t pid = bench_spawn(p);
+    bench_wire *w = bench_hear();
+    for (int i = 0; i < ANSWERS && bench_is_next(w); i++) {
+        bench_say_event(w);
+        w = bench_hear();
+        if (!bench_is_answer(p, w))
+            break;
+        bench_say_accepted(w);
+        w = bench_hear();
+    }
+    const char *at = strrchr(bench_proc(pid, "stat"), ')');
+    if (at)
+        sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel);
+    if (bench_is_next(w) && user + kernel)
+        printf("%s: of a warm answer's CPU time %.0f us are its own, %.0f us the kernel's "
+               "(%d answers)\n",
+               p->name, (double)user * 1e6 / (double)sysconf(_SC_CLK_TCK) / ANSWERS,
+               (double)kernel * 1e6 / (double)sysconf(_SC_CLK_TCK) / ANSWERS, ANSWERS);
+    else
+        failed++;
+    bench_kill(pid);
+}
+
 /* ---- system calls: counted once, by ptrace ---- */
 
 static void bench_count_calls(bench_program *p)
@@ -18333,6 +18361,7 @@ static int command_bench(void)
                                  bench.program[0].figure[BENCH_START_WALL].n, 0.02);
     double step = (2 * bench_median(&bench.program[1], BENCH_START_WALL) - from) / BENCH_BINS;
     bench_table();
+    bench_warm_split(&bench.program[1]);
     bench_sizes();
     if (!named)
         puts("no namespace (root is needed): the host is localhost, without DNS");
