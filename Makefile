@@ -30,6 +30,7 @@ SIZE := $(if $(CLANG),-Oz,$(GCC_SIZE) \
   -fno-move-loop-invariants -fno-tree-loop-im -fno-shrink-wrap -fno-caller-saves \
   -fno-jump-tables --param=large-stack-frame=100000 \
   --param=max-jump-thread-duplication-stmts=1 $(OWN_CALLS))
+# -fstack-protector-strong would also guard functions that have no array of bytes: 1.7 KB.
 CFLAGS_BOOTSTRAP := -std=c11 $(SIZE) $(WARN) -ffreestanding $(PIC) -fstack-protector \
   -mstack-protector-guard=global -fno-asynchronous-unwind-tables -fomit-frame-pointer \
   -ffunction-sections -fdata-sections \
@@ -53,7 +54,8 @@ $(OUT)/bootstrap.debug: skill.c $(OUT)/skill.ld
 
 # What runs up to the first GET and the wait for its answer, on x86_64, with the texts that it uses:
 # the kernel maps up to 64 KB of a file around each fault, so this lies on the image's last pages.
-# lambda_post, which is not needed so soon, may lie across the 64 KB.
+# lambda_post, which is not needed so soon, fills the room in front: it may lie across the 64 KB.
+# The .text without a name is _start.
 EARLY := lambda_post \
   address_number address_of address_v4 arena_alloc arena_keep arena_rewind arena_writer \
   connection_drop connection_fill connection_open connection_receive connection_send copy \
@@ -148,7 +150,8 @@ endif
 	  awk -v name=$$name '/>:$$/ { on = $$2 ~ "^<" name "(\\.|>)"; found += on } \
 	  on && $$2 ~ /^(cmov|set|cs|b\.|cbn?z|tbn?z|j[^m])/ { print "  " $$0; \
 	    if ($$2 ~ /^(cmov|set|cs)/) bad = 1; else branches++ } \
-	  END { print name ": " branches " branch"; exit bad || found != 1 || branches != 1 }' || exit 1; done
+	  END { print name ": " branches " branch"; exit bad || found != 1 || branches != 1 }' || \
+	  exit 1; done
 
 # Invocations in one process; memory and open files must not grow.
 SOAK ?= 200000
@@ -167,7 +170,7 @@ audit: $(OUT)/bootstrap $(OUT)/bootstrap.debug
 	  name = substr($$0, 4); start = NR } { last = $$0 } \
 	  END { print NR - start, name; print NR, "skill.c" }' skill.c | \
 	  awk '{ printf "%6d lines  %s\n", $$1, substr($$0, length($$1) + 2) }'
-	awk 'FNR == 1 { name = "" } /^[a-z_].*\)$$/ { name = $$0; start = FNR } \
+	awk 'FNR == 1 { name = "" } /^[a-z_].*\(/ { name = $$0; start = FNR } \
 	  /^}/ && name { print FNR - start + 1, FILENAME, name; name = "" }' skill.c | \
 	  sort -rn | head -5 | sed -E 's/^([0-9]+) [^ ]+ (static )?/    \1 lines  /'
 	nm $(OUT)/bootstrap.debug | awk '$$2 ~ /[bBdDcC]/ { print "mutable      ", $$3; \

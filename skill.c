@@ -1,7 +1,8 @@
 /* skill.c: London Travel, an Alexa skill, as one freestanding program for AWS Lambda
  *
  * "Alexa, ask London Travel about the Victoria line." This file is all that runs: the client of
- * the Lambda Runtime API, JSON, HTTP, TfL's API and the speech. It is linked with nothing.
+ * the Lambda Runtime API, DNS, TLS 1.3 with its cryptography and certificates, HTTP, JSON, TfL's
+ * API and the speech. It is linked with nothing.
  *
  * Build it in one command (gcc or clang, x86_64 or aarch64); `make` adds the stack guard and makes
  * the program position independent:
@@ -10,6 +11,7 @@
  *
  * Environment
  *   AWS_LAMBDA_RUNTIME_API      host:port of the Runtime API; Lambda sets it
+ *   AWS_LAMBDA_INITIALIZATION_TYPE   snap-start: wait to be restored; Lambda sets it
  *   AWS_LAMBDA_LOG_FORMAT       Text (default) or JSON
  *   AWS_LAMBDA_LOG_LEVEL        TRACE, DEBUG, INFO (default), WARN, ERROR, FATAL
  *   Skill__TflApiUrl            base URL of TfL's API, default https://api.tfl.gov.uk/
@@ -106,7 +108,7 @@ enum {
     JSON_WALKS = 4,     /* one inside another: an event's resolutions need them all */
 
     LABEL_MAX = 32,   /* bytes of a label of TLS 1.3 without "tls13 "; the longest has 12 */
-    CONTEXT_MAX = 64, /* its context is empty or a transcript hash: SHA-512's would fit */
+    CONTEXT_MAX = 64, /* its context: none, a transcript hash, or a ticket's nonce */
 
     RSA_BITS_MIN = 2048,  /* of a modulus: below it factoring is in reach */
     RSA_BITS_MAX = 4096,  /* the largest of the public roots; bounds the buffers and the work */
@@ -189,7 +191,8 @@ static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; the
 
 /* Every error, with the sentence that stands behind its name in a log line and so need not repeat
  * it. The names are letters only, since Lambda keeps an error type only in the form
- * (Runtime|Function).[A-Z][A-Za-z]+. */
+ * (Runtime|Function).[A-Z][A-Za-z]+. ConnectRefused to DnsServerFailure stand together:
+ * http_may_pass takes them for trouble that may pass. */
 #define ERRORS(X)                                             \
     X(None, "no error")                                       \
     X(OutOfMemory, "this event's memory is used up")          \
@@ -276,7 +279,7 @@ static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; the
     X(TlsExtensionUnasked, "not asked for")                   \
     X(TlsExtensionPlace, "in a wrong message")                \
     X(TlsExtensionMissing, "it is mandatory")                 \
-    X(TlsTicket, "not the one offered")                                   \
+    X(TlsTicket, "not the one offered")                       \
     X(TlsAlpn, "not http/1.1")                                \
     X(TlsRequestContext, "not empty")                         \
     X(TlsCertificateCount, "none or too many")                \
@@ -772,7 +775,7 @@ static void put_time(writer *w, i64 unix_ms)
 {
     i64 day = unix_ms / 86400000;
     u32 ms = (u32)(unix_ms % 86400000);
-    i64 year = 1970 + day / 366; /* never too late, and too early by a year for each 1,461 days */
+    i64 year = 1970 + day / 366; /* never too late; too early by a year, or by two after 2454 */
     while (days_of_date(year + 1, 1, 1) <= day)
         year++;
     i64 month = 1;
@@ -1540,11 +1543,13 @@ static void json_put_member(writer *w, const char *name, str value)
  *
  * SHA-256, SHA-384 and SHA-512 (FIPS 180-4), HMAC (RFC 2104), HKDF (RFC 5869) with the labels of
  * TLS 1.3 (RFC 8446 section 7.1), ChaCha20-Poly1305 (RFC 8439), AES-128-GCM and AES-256-GCM
- * (FIPS 197, NIST SP 800-38D) and X25519 (RFC 7748).
+ * (FIPS 197, NIST SP 800-38D), X25519 (RFC 7748), ECDH on P-256, and verification by ECDSA and RSA
+ * (see "public keys").
  *
  * Whatever touches a key, a plaintext or a value made of them takes the same path and the same
  * addresses whatever its value is: no branch and no index depends on a secret, only on lengths
- * and on names of algorithms. The one exception is the verdict of aead_open, which is public.
+ * and on names of algorithms. The exceptions are verdicts that are public: aead_open's, and
+ * x25519_public's invariant.
  * The processor's multiplication is taken to need the same time for all operands, as it does on
  * the x86_64 and aarch64 processors that this program is for. What was secret is wiped before a
  * function returns; copies that a compiler spills to its own stack slots cannot be reached from
@@ -1629,7 +1634,8 @@ static u64 ct_equal(const u8 *a, const u8 *b, iz n)
     return ct_is_zero(differ);
 }
 
-/* Secrets are selected by these two alone. They are functions of their own, so that `make ct` can
+/* Of two secrets one is chosen by these two alone; elsewhere a mask of ct_mask keeps or drops one
+ * number. They are functions of their own, so that `make ct` can
  * look at their machine code: one branch, for the loop, and no conditional move. */
 
 /* r = other for n > 0 limbs where the mask is all ones; where it is zero, r stays. */
@@ -1765,7 +1771,10 @@ static iz hash_block_size(hash_id id)
 
 static void hash_block(hash *h, const u8 *block)
 {
-    union { u32 narrow[2 * 64 + 8]; u64 wide[2 * 80 + 8]; } room;
+    union {
+        u32 narrow[2 * 64 + 8];
+        u64 wide[2 * 80 + 8];
+    } room;
     if (h->id == SHA256)
         sha256_block(h->state, block, room.narrow);
     else
@@ -1773,6 +1782,7 @@ static void hash_block(hash *h, const u8 *block)
     wipe(&room, sizeof room);
 }
 
+/* Begins a digest. */
 static void hash_init(hash *h, hash_id id)
 {
     h->id = id;
@@ -1817,6 +1827,7 @@ static void hash_end(hash *h, u8 out[HASH_MAX])
     wipe(h, sizeof *h);
 }
 
+/* The digest of data in one go: hash_size bytes at out. */
 static void hash_of(hash_id id, str data, u8 out[HASH_MAX])
 {
     hash h;
@@ -1923,7 +1934,8 @@ typedef struct {
     u64 hash_key[2]; /* AES: see gcm_init */
 } aead;
 
-/* The rest of a message, below 16 bytes, with zeros behind it up to a block; nothing of nothing. */
+/* The rest of a message, below 16 bytes, with zeros behind it up to a block; nothing of nothing.
+ * Not inlined: two loops end with it. */
 static __attribute__((noinline)) str padded_rest(u8 pad[16], str rest)
 {
     wipe(pad, 16);
@@ -2309,8 +2321,8 @@ static err aead_open(const aead *a, const u8 nonce[AEAD_NONCE], str aad, u8 *dat
  * such and a plain number is plain. Products are summed by columns: column k holds the products of
  * limbs i and k - i in a sum of 192 bits, and its lowest limb is final once the column is complete.
  * That takes one addition with carry per product and no carry along a row. The fields of the two
- * curves have products of their own, unrolled, which use the form of their primes; orders of curves
- * and RSA moduli share one that works for every odd modulus.
+ * curves have products of their own, unrolled (but for the upper columns of P-384), which use the
+ * form of their primes; orders of curves and RSA moduli share one that works for every odd modulus.
  *
  * A field element is always reduced: 0 <= x < p. A point is in Jacobian coordinates, that is
  * (X / Z^2, Y / Z^3), all three in Montgomery form; Z = 0 is the point at infinity.
@@ -2413,7 +2425,10 @@ static u64 limbs_sub(u64 *a, const u64 *b, iz n)
     return limbs_add_flipped(a, b, n, ~(u64)0) ^ 1;
 }
 
-/* ---- sums of columns ---- */
+/* ---- sums of columns ----
+ *
+ * Always inlined, here and in the fields below: at -Oz a compiler would call these, and the sums
+ * would leave the registers. */
 
 /* low + 2^128 * high. No column here has more than 2 * 64 + 2 products, each below 2^128, so that
  * high stays below 2^8. */
@@ -2549,7 +2564,7 @@ field_difference(u64 *r, const u64 *a, const u64 *b, const curve *f, iz n)
 }
 
 /* The same for curve c. There is no sum: a + b is a - (0 - b), and most formulas need 0 - b once
- * for several sums. */
+ * for several sums. Not inlined: it is called for each step of a formula. */
 static __attribute__((noinline)) void field_sub(curve_id c, u64 *r, const u64 *a, const u64 *b)
 {
     if (c == P256)
@@ -2909,8 +2924,8 @@ static err p256_scale(u8 out[65], const u8 secret[32], const point *p)
 }
 
 /* The public point (65 bytes, uncompressed: 4, x, y) of a secret of 32 random bytes, big-endian.
- * E_KeyScalar when the secret is 0 or not below the order: the caller draws another. Constant
- * time. SEC 1, section 3.2.1; RFC 8446, section 4.2.8.2. */
+ * E_KeyScalar when the secret is 0 or not below the order, one in 2^32: the connection then
+ * fails. Constant time. SEC 1, section 3.2.1; RFC 8446, section 4.2.8.2. */
 static err p256_public(u8 out[65], const u8 secret[32])
 {
     return p256_scale(out, secret, &curves[P256].base);
@@ -3026,8 +3041,9 @@ static void f25519_store(u8 out[32], f25519 a)
         store64(out + 8 * i, a[i] >> (13 * i) | a[i + 1] << (51 - 13 * i));
 }
 
-/* One step of the Montgomery ladder: doubles (x2 : z2), adds it to (x3 : z3), whose difference is
- * x1. The names are RFC 7748's (section 5), a to e for its capitals. */
+/* What the ladder and the division work on, in rows of five limbs. The names are RFC 7748's
+ * (section 5), a to e for its capitals. A step of the ladder doubles (x2 : z2) and adds it to
+ * (x3 : z3), whose difference is x1. */
 typedef struct {
     f25519 x1, x2, z2, x3, z3; /* x25519 swaps x2, z2 with x3, z3 as one row */
     f25519 a, b, c, d, e;
@@ -3060,9 +3076,9 @@ static const u8 x25519_steps[14][4] = {
 /* x2 = x2 / z2, and 0 for z2 = 0: 1 / z2 is z2 to the power p - 2 = 2^255 - 21. The exponents so
  * far are 2, 9, 11, then 2^n - 1 for n = 5, 10, 20, 40, 50, 100, 200 and 250. */
 static const u8 x25519_division[13][4] = {
-    {F_MUL, F_A, F_Z2, F_Z2}, {2, F_B, F_A, F_Z2}, {F_MUL, F_A, F_A, F_B}, {1, F_C, F_A, F_B},
-    {5, F_B, F_C, F_C},       {10, F_D, F_B, F_B}, {20, F_E, F_D, F_D},    {10, F_D, F_E, F_B},
-    {50, F_B, F_D, F_D},      {100, F_C, F_B, F_B}, {50, F_B, F_C, F_D},   {5, F_C, F_B, F_A},
+    {F_MUL, F_A, F_Z2, F_Z2}, {2, F_B, F_A, F_Z2},  {F_MUL, F_A, F_A, F_B}, {1, F_C, F_A, F_B},
+    {5, F_B, F_C, F_C},       {10, F_D, F_B, F_B},  {20, F_E, F_D, F_D},    {10, F_D, F_E, F_B},
+    {50, F_B, F_D, F_D},      {100, F_C, F_B, F_B}, {50, F_B, F_C, F_D},    {5, F_C, F_B, F_A},
     {F_MUL, F_X2, F_X2, F_C},
 };
 
@@ -3123,7 +3139,10 @@ static void x25519_public(u8 share[32], const u8 secret[32])
  * is zero too, and the functions that change one leave it so. From here on all is public data:
  * time varies. */
 typedef struct {
-    union { u64 room[BIG_ROOM]; u8 bytes[8 * BIG_ROOM]; };
+    union {
+        u64 room[BIG_ROOM];
+        u8 bytes[8 * BIG_ROOM]; /* for -fstack-protector, which guards arrays of bytes */
+    };
 } big;
 
 typedef struct {
@@ -3318,7 +3337,10 @@ static void adder_combine(adder *a, const big *j, const big *k, const point *key
 static b32 adder_x_is(adder *a, const u64 *r)
 {
     static const formula_step difference[] = {
-        {MUL, T0, Z1, Z1}, {MUL, T0, T0, T1}, {MUL, T2, X1, T3}, {SUB, T0, T0, T2},
+        {MUL, T0, Z1, Z1},
+        {MUL, T0, T0, T1},
+        {MUL, T2, X1, T3},
+        {SUB, T0, T0, T2},
     };
     const curve *f = &curves[a->curve];
     iz n = curve_limbs(a->curve);
@@ -3745,8 +3767,8 @@ typedef enum { KEY_RSA, KEY_P256, KEY_P384, KEY_UNKNOWN } key_id;
 typedef struct {
     key_id id;
     b8 may_sign; /* keyUsage allows digitalSignature, as TLS wants of a server */
-    str n, e;     /* RSA: unsigned, big-endian */
-    str point;    /* uncompressed */
+    str n, e;    /* RSA: unsigned, big-endian */
+    str point;   /* uncompressed */
 } public_key;
 
 /* A signature algorithm: three kinds, each with the hashes in the order of hash_id; and what is
@@ -3857,7 +3879,7 @@ static const char key_algorithms[] =
     "\x12\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\0\x22";
 
 /* Reads a SubjectPublicKeyInfo (RFC 3279 section 2.3, RFC 5480 section 2). RSA moduli are whole
- * bytes, 256 or more; section 6 has the upper bound. */
+ * bytes, of RSA_BITS_MIN or more; section 6 has the upper bound. */
 static void key_decode(public_key *k, reader *r)
 {
     const u8 *end = der_sequence(r);
@@ -3869,7 +3891,7 @@ static void key_decode(public_key *k, reader *r)
         err error = der_pair(bits, &k->n, &k->e);
         if (error)
             reader_fail(r, error);
-        if (k->n.len < 256 || k->n.ptr[0] < 0x80)
+        if (k->n.len < RSA_BITS_MIN / 8 || k->n.ptr[0] < 0x80)
             reader_fail(r, E_CertKeyWeak);
     } else if (k->id == KEY_UNKNOWN)
         reader_fail(r, E_CertKeyUnsupported);
@@ -4037,7 +4059,7 @@ static err cert_check(const certificate *c, i64 now, b32 root)
 }
 
 /* What follows the first label, with its dot; empty if there is only one. */
-static str dns_parent(str name)
+static str name_parent(str name)
 {
     iz dot = str_find(name, '.');
     return str_from(name, dot < 0 ? name.len : dot);
@@ -4045,16 +4067,16 @@ static str dns_parent(str name)
 
 /* Does a dNSName cover a valid host name (RFC 9525 section 6.3)? A wildcard is the whole first
  * label, stands for one label, and needs two labels after it. */
-static b32 dns_covers(str pattern, str host)
+static b32 name_covers(str pattern, str host)
 {
     if (str_at(pattern, 0) != '*' || str_at(pattern, 1) != '.')
         return str_eq_nocase(pattern, host);
     pattern = str_from(pattern, 1);
-    return str_find(str_from(pattern, 1), '.') >= 0 && str_eq_nocase(pattern, dns_parent(host));
+    return str_find(str_from(pattern, 1), '.') >= 0 && str_eq_nocase(pattern, name_parent(host));
 }
 
 /* Is name base itself, or below it? The empty base holds all names. */
-static b32 dns_within(str name, str base)
+static b32 name_is_below(str name, str base)
 {
     iz extra = name.len - base.len;
     if (!base.len || extra < 0)
@@ -4102,7 +4124,7 @@ static b32 dn_within(str name, str base)
         der_item(&b, DER_SET); /* whole ones, so that the same bytes are the same RDNs */
     der_leave(&b, end);
     der_end(&b);
-    return !b.error && !n.error && str_has_at(names, 0, bases);
+    return !b.error && !n.error && str_starts(names, bases);
 }
 
 /* The forms of GeneralName, by their number in brackets (RFC 5280 section 4.2.1.6). */
@@ -4138,8 +4160,8 @@ static b32 name_within(const general_name *name, str base, b32 excluded)
     str value = name->value;
     if (name->form == NAME_DNS) {
         b32 wild = excluded && value.len > 1 && value.ptr[0] == '*';
-        return dns_within(value, base) ||
-               (wild && str_eq_nocase(str_span(value, 1, value.len), dns_parent(base)));
+        return name_is_below(value, base) ||
+               (wild && str_eq_nocase(str_span(value, 1, value.len), name_parent(base)));
     }
     if (name->form == NAME_IP)
         return ip_within(value, base);
@@ -4162,16 +4184,16 @@ typedef struct {
     i64 now, until;      /* in seconds since 1970; all of the path is valid until then */
     iz checks;           /* signatures checked */
     iz path_len;         /* 0 if no path was found */
-    iz path[PATH_CERTS]; /* indexes of those sent, the leaf's 0 first */
+    iz path[PATH_CERTS]; /* indexes of those sent, the leaf's 0 first; for get -v */
     public_key leaf;     /* slices of the first of those sent */
 } x509_query;
 
 /* What is under way: the path so far, the leaf first, and where to look for the next issuer of
  * each of its certificates. */
 typedef struct {
-    iz next_sent;   /* where to go on looking among those sent */
-    iz next_root;   /* ... in the bundle */
-    i32 phase;      /* two places to look for its issuer; 2: both done */
+    iz next_sent;  /* where to go on looking among those sent */
+    iz next_root;  /* ... in the bundle */
+    i32 phase;     /* two places to look for its issuer; 2: both done */
     b8 any_issuer; /* one of the right name was found */
     certificate cert;
 } path_node;
@@ -4182,7 +4204,7 @@ typedef struct {
     iz count;
     iz name_checks;
     path_node *top; /* of the path; behind it is the issuer being tried */
-    b8 anchored;   /* that is a root */
+    b8 anchored;    /* that is a root */
     path_node path[PATH_CERTS + 1];
     u8 root[CERT_ROOT_SIZE];
 } path_search;
@@ -4462,8 +4484,9 @@ static err cert_check_host(const certificate *c, const general_name *host)
     while (reader_left(&r)) {
         general_name name;
         name_next(&r, 0, &name);
-        if (name.form == host->form && (name.form == NAME_IP ? str_eq(name.value, host->value)
-                                                             : dns_covers(name.value, host->value)))
+        if (name.form == host->form &&
+            (name.form == NAME_IP ? str_eq(name.value, host->value)
+                                  : name_covers(name.value, host->value)))
             found = 1;
     }
     return r.error ? r.error : found ? E_None : E_CertNameMismatch;
@@ -4614,7 +4637,8 @@ typedef struct {
 } tls_keys;
 
 /* What a connection leaves for the next one to the same server: section 4.6.1. All zeros is
- * nothing. Its owner wipes it: psk is a secret. Times are in ms since 1970. */
+ * nothing. psk is a secret: tls_session_resume wipes it when it is taken up, offered or not. Times
+ * are in ms since 1970. */
 typedef struct {
     iz len;            /* of the ticket; 0: there is none */
     hash_id hash;      /* the PSK is for */
@@ -4627,9 +4651,8 @@ typedef struct {
     u8 psk[HASH_MAX], ticket[TLS_TICKET_MAX];
 } tls_ticket;
 
-/* What is named most comes first: it is reached by short instructions. */
+/* In order of the phases, but what is named most first: short offsets make short instructions. */
 typedef struct {
-    /* what is looked at often comes first: its offsets are short */
     tls_state state;
     err error;      /* the first one */
     iz kept;        /* bytes of the Certificate message, while the leaf's key is needed */
@@ -4647,11 +4670,10 @@ typedef struct {
     b8 certificate_requested;
     b8 update_owed; /* our KeyUpdate is to go out as soon as there is room */
     b8 ended;       /* the transport has no more bytes */
-    u8 peer_alert;   /* the one that the server ended the connection with */
-    b8 aes, named;   /* from the caller; named: server_name was sent */
-    i64 now;         /* ms since 1970; the caller keeps it right when input comes */
-    reader r;        /* over the message, or the vector inside it, that is being read */
-    writer w;        /* the content of the record that is being written */
+    b8 aes, named;  /* from the caller; named: server_name was sent */
+    i64 now;        /* ms since 1970; the caller keeps it right when input comes */
+    reader r;       /* over the message, or the vector inside it, that is being read */
+    writer w;       /* the content of the record that is being written */
     u32 ccs, padding, warnings, empty, updates, tickets; /* against their limits */
 
     tls_ticket *ticket; /* where to leave one; null: nowhere */
@@ -4667,8 +4689,8 @@ typedef struct {
     u8 digest[HASH_MAX]; /* of the transcript, when it was last asked for */
 
     /* the secrets: wiped together, from the first of them to `query` */
-    tls_entropy entropy; /* from the caller */
-    u8 secret[HASH_MAX]; /* of RFC 8446 section 7.1: early, then handshake, then master */
+    tls_entropy entropy;     /* from the caller */
+    u8 secret[HASH_MAX];     /* of RFC 8446 section 7.1: early, then handshake, then master */
     u8 resumption[HASH_MAX]; /* the resumption master secret, once connected */
     tls_ticket session;      /* as offered; then what the next ticket is for */
     tls_keys receive, send;
@@ -5156,9 +5178,9 @@ static const char tls_retry_random[] =
     "\xcf\x21\xad\x74\xe5\x9a\x61\x11\xbe\x1d\x8c\x02\x1e\x65\xb8\x91"
     "\xc2\xa2\x11\x16\x7a\xbb\x8c\x5e\x07\x9e\x09\xe2\xc8\xa8\x33\x9c";
 
-/* Whether a ServerHello is one of TLS 1.3: looked at before all else, as an older one may differ in
- * anything, and have no extensions at all. A server that could have spoken TLS 1.3 marks the random
- * of an older hello. */
+/* Fails the connection unless a ServerHello is one of TLS 1.3: looked at before all else, as an
+ * older one may differ in anything, and have no extensions at all. A server that could have spoken
+ * TLS 1.3 marks the random of an older hello. */
 static void tls_check_current(tls *t, str random)
 {
     const u8 *start = t->r.at, *end = t->r.end;
@@ -5414,6 +5436,7 @@ static void tls_finished(tls *t)
         return;
     tls_verify_data(t, &t->receive, theirs);
     b32 same = ct_equal(data.ptr, theirs, data.len) != 0;
+    wipe(theirs, HASH_MAX);
     if (!tls_require(t, same, E_TlsFinished, ALERT_DECRYPT_ERROR))
         return;
     wipe(client, HASH_MAX);
@@ -5590,7 +5613,6 @@ static void tls_alert(tls *t, str content)
     u8 alert = content.ptr[1];
     b32 closure = alert == ALERT_CLOSE_NOTIFY || alert == ALERT_USER_CANCELED;
     if (!closure) {
-        t->peer_alert = alert;
         if (alert == ALERT_PROTOCOL_VERSION)
             tls_fail(t, E_TlsVersion, ALERT_NONE);
         if (alert == ALERT_HANDSHAKE_FAILURE && t->state == TLS_WAIT_SERVER_HELLO)
@@ -5705,7 +5727,8 @@ static void tls_work(tls *t)
  * ClientHello. The certificates are judged for the time `now`, in ms since 1970, and against the
  * roots in `bundle`, PEM text; host and bundle must last until tls_ready. `aes`: the processor has
  * the instructions. `ticket` is what the last connection left, and where this one leaves another;
- * it may be null. The caller wipes its copy of the entropy. */
+ * it may be null, and must last as long as the connection. The caller wipes its copy of the
+ * entropy. */
 static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, b32 aes, str bundle,
                       tls_ticket *ticket)
 {
@@ -5937,7 +5960,7 @@ static void dns_add(dns_answer *a, const address *one)
 enum { DNS_A = 1 << 16 | 1, DNS_CNAME = 5 << 16 | 1, DNS_AAAA = 28 << 16 | 1 };
 
 /* Writes a query for addresses of a kind, recursion desired. RFC 1035 4.1. */
-static void put_dns_query(writer *w, u16 id, const dns_name *name, u32 kind)
+static void dns_put_query(writer *w, u16 id, const dns_name *name, u32 kind)
 {
     put_be(w, id, 2);
     put(w, S("\1\0\0\1\0\0\0\0\0\0")); /* flags: RD; one question; no records */
@@ -6090,7 +6113,7 @@ static err dns_send(const dns_question *q, u16 id, u32 kind)
     u8 room[2 + 12 + DNS_NAME_MAX + 4];
     writer w = writer_of(room, countof(room));
     put_be(&w, 12 + (u64)q->name->len + 4, 2);
-    put_dns_query(&w, id, q->name, kind);
+    dns_put_query(&w, id, q->name, kind);
     return os_send(q->fd, str_from(written(&w), q->udp ? 2 : 0), q->deadline);
 }
 
@@ -6236,7 +6259,8 @@ static void dns_forget(dns_cache *cache, str host)
 
 /* From the cache, the hosts file or the name servers. Only what servers tell is kept. Not inlined:
  * the start of the program does not need it (Makefile, EARLY). */
-static __attribute__((noinline)) err dns_find(dns_cache *cache, const dns_name *name, i64 deadline, dns_answer *out)
+static __attribute__((noinline)) err dns_find(dns_cache *cache, const dns_name *name, i64 deadline,
+                                              dns_answer *out)
 {
     dns_entry *kept = dns_cache_entry(cache, name);
     if (os_monotonic() < kept->until && dns_name_eq(&kept->name, name)) {
@@ -6326,15 +6350,15 @@ typedef struct connection {
     origin to;
     network *net;
     struct connection *meanwhile; /* to be opened while the next answer is on its way, or null */
-    i32 fd;       /* -1 when closed */
-    i64 deadline; /* of the present request */
-    b8 kept;     /* an answer has come over this socket before */
-    b8 heard;    /* a byte of the present answer has come */
+    i32 fd;                       /* -1 when closed */
+    i64 deadline;                 /* of the present request */
+    b8 kept;                      /* an answer has come over this socket before */
+    b8 heard;                     /* a byte of the present answer has come */
     err error;
-    tls *tls;       /* made at the first handshake */
+    tls *tls;          /* made at the first handshake */
     tls_ticket ticket; /* of the last connection that gave one */
-    const u8 *data; /* received, and decrypted: in `buffer`, or in the engine's; */
-    iz at, len;     /* bytes of that which are taken, and which there are */
+    const u8 *data;    /* received, and decrypted: in `buffer`, or in the engine's; */
+    iz at, len;        /* bytes of that which are taken, and which there are */
     u8 buffer[CONNECTION_BUFFER];
 } connection;
 
@@ -6457,6 +6481,7 @@ static void connection_handshake(connection *c)
     str roots = network_roots(net);
     if (!c->tls || !roots.len) {
         c->error = c->tls ? E_RootsMissing : E_OutOfMemory;
+        os_unmap(roots);
         return;
     }
     os_random((u8 *)&entropy, sizeof entropy);
@@ -6522,6 +6547,8 @@ static void connection_turn(connection *c, const origin *to)
     c->to = *to;
 }
 
+/* Sends all of data. Errors stay in c->error: those of os_send and of the engine, and
+ * E_ConnectionClosed after the server's close_notify or error. */
 static void connection_send(connection *c, str data)
 {
     if (c->error)
@@ -6588,7 +6615,7 @@ static str connection_take(connection *c, iz n)
 typedef struct {
     i32 status;
     str head;   /* the header lines */
-    b8 keep;   /* the connection can serve another request */
+    b8 keep;    /* the connection can serve another request */
     i64 length; /* of the body, or HTTP_CHUNKED or HTTP_TO_END */
     str body;
 } http_response;
@@ -7068,12 +7095,11 @@ static b32 http_is_redirect(i32 status)
 static err http_location(const http_response *r, origin *to, str *target)
 {
     str place = http_header(r, "location");
-    origin from = *to;
     *target = str_cut(&place, '#');
     if (str_at(*target, 0) != '/' || str_at(*target, 1) == '/')
         if (url_origin(target, 0, to))
             return E_HttpLocation;
-    return origin_is_safe(to) && from.https <= to->https ? E_None : E_UrlInsecure;
+    return to->https ? E_None : E_UrlInsecure;
 }
 
 static str http_request(arena *a, const origin *to, str target, str token, err *error)
@@ -8810,7 +8836,8 @@ static err skill_handle(skill *s, const invocation *i, arena *a, str *response)
 
 /* Handles one event. An error means that the runtime should end. Not inlined: the start of the
  * program should lie together (Makefile, EARLY), and this is the rest of it. */
-static __attribute__((noinline)) err skill_invoke(skill *s, lambda *l, const invocation *i, arena *a)
+static __attribute__((noinline)) err skill_invoke(skill *s, lambda *l, const invocation *i,
+                                                  arena *a)
 {
     str response;
     err error = skill_handle(s, i, a, &response);
@@ -9280,7 +9307,7 @@ static void os_unguard(u8 *from, iz n)
     (void)from, (void)n;
 }
 
-/* What -fstack-protector-strong puts before a function's return address and checks on the way
+/* What -fstack-protector puts before a function's return address and checks on the way
  * out. Hidden, so that no global offset table is needed to find it. */
 extern uz __stack_chk_guard __attribute__((visibility("hidden")));
 uz __stack_chk_guard;
