@@ -5341,13 +5341,23 @@ static void x509_random_chain(FILE *f, int n, u64 *seed, const char *host, b32 s
                                "DNS:*.a.good.test DNS:A.GOOD.test DNS:*.test "
                                "DNS:x.test,DNS:a.good.test "
                                "DNS:a.good.test,IP:10.1.2.3 DNS:w*.good.test";
-    fprintf(f, "%d %s,%s ", n, x509_choice(seed, "30 30 30 30 30 30 30 30 30 -1"),
-            x509_choice(seed, "30 30 30 30 30 30 30 30 30 -1"));
-    for (int i = 0; i < 1 + second; i++)
-        fprintf(f, "basicConstraints=critical,%s~keyUsage=critical,%s%s%s ", x509_choice(seed, ca),
-                x509_choice(seed, usage), x509_choice(seed, names), x509_choice(seed, purposes));
+    b32 plain = n % 4 == 1; /* one in four is good */
+    const char *days = plain ? "30" : "30 30 30 30 30 30 30 30 30 -1";
+    const char *ica_days = x509_choice(seed, days), *leaf_days = x509_choice(seed, days);
+    fprintf(f, "%d %s,%s ", n, ica_days, leaf_days);
+    for (int i = 0; i < 1 + second;
+         i++) { /* one choice a statement: their order is the same then */
+        const char *is_ca = x509_choice(seed, plain ? "CA:true" : ca);
+        const char *may = x509_choice(seed, plain ? "keyCertSign" : usage);
+        const char *limits = x509_choice(seed, plain ? "~" : names);
+        const char *serves = x509_choice(seed, plain ? "~" : purposes);
+        fprintf(f, "basicConstraints=critical,%s~keyUsage=critical,%s%s%s ", is_ca, may, limits,
+                serves);
+    }
+    const char *san = x509_choice(seed, plain ? "DNS:*.good.test" : sans);
+    const char *serves = x509_choice(seed, plain ? "~" : purposes);
     fprintf(f, "%ssubjectAltName=%s~keyUsage=critical,digitalSignature%s %s\n", second ? "" : "- ",
-            x509_choice(seed, sans), x509_choice(seed, purposes), host);
+            san, serves, host);
 }
 
 static void test_x509_openssl_random(void)
