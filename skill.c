@@ -4174,6 +4174,7 @@ typedef struct {
     iz width, pitch; /* characters of base64 in a line, and from one line to the next */
     iz size;         /* bytes of the certificate */
     iz at;           /* the byte to be read next */
+    str whole;       /* from BEGIN to END */
 } pem_entry;
 
 /* What is asked of x509_verify, and what it found. */
@@ -4344,6 +4345,7 @@ static b32 pem_next(str bundle, iz *at, pem_entry *e)
         if (str_has_at(bundle, *at, S("-----BEGIN CERTIFICATE-----")))
             end = pem_measure(bundle, *at, e);
         if (end) {
+            e->whole = str_span(bundle, *at, end);
             *at = end;
             return 1;
         }
@@ -4699,7 +4701,7 @@ typedef struct {
     /* buffers; not cleared at the start, so that only what is used is touched */
     u8 out[TLS_OUT_MAX];
     u8 in[5 + TLS_SEALED_MAX];
-    u8 message[TLS_MESSAGE_MAX];
+    u8 message[TLS_MESSAGE_MAX + 4]; /* with the header of one that is too long behind it */
 } tls;
 
 /* ---- the end of a connection ---- */
@@ -4722,6 +4724,8 @@ static void tls_end_with(tls *t, u32 reason)
     t->state = TLS_ENDED;
     if (alert != ALERT_NONE)
         tls_send_alert(t, alert);
+    if (t->ticket && t->error != E_TlsTruncated) /* section 6.2; servers often just hang up */
+        wipe(t->ticket, (iz)sizeof *t->ticket);
     tls_forget_keys(t);
 }
 
@@ -5247,15 +5251,17 @@ static void tls_agree(tls *t, str message)
     b32 fits = t->share_group == t->group && t->share.len == (x ? 32 : 65);
     u8 shared[32];
     b32 had = tls_had(t, EXT_KEY_SHARE);
-    if (!tls_require(t, had, E_TlsExtensionMissing, ALERT_MISSING_EXTENSION) ||
+    b32 resumed = tls_had(t, EXT_PRE_SHARED_KEY); /* section 4.2.11 has an alert of its own */
+    if (!tls_require(t, had, E_TlsExtensionMissing,
+                     resumed ? ALERT_ILLEGAL_PARAMETER : ALERT_MISSING_EXTENSION) ||
         !tls_legal(t, fits, E_TlsGroup))
         return;
     err error = x ? x25519(shared, t->entropy.x25519_secret, t->share.ptr)
                   : p256_ecdh(shared, t->entropy.p256_secret, t->share);
     if (tls_legal(t, !error, error)) {
         tls_transcribe(t, message);
-        t->resumed = tls_had(t, EXT_PRE_SHARED_KEY);
-        if (!t->resumed)
+        t->resumed = resumed;
+        if (!resumed)
             wipe(&t->session, (iz)sizeof t->session);
         tls_schedule_start(t);
         tls_schedule_next(t, (str){shared, 32});
@@ -5329,14 +5335,13 @@ static void tls_ticket_binding(const x509_query *q, const tls_ticket *k, u8 out[
     hash_end(&h, out);
 }
 
-/* The session is for the host and root of a chain that was just verified. Of the root's text as
- * much counts as it has characters of base64, so all but the end of its signature. */
+/* The session is for the host and root of a chain that was just verified. */
 static void tls_session_start(tls *t)
 {
     const x509_query *q = &t->query;
     t->session.chain_until = q->until * 1000;
-    t->session.root = q->root.text.ptr - q->bundle.ptr;
-    t->session.root_len = q->root.size / 3 * 4;
+    t->session.root = q->root.whole.ptr - q->bundle.ptr;
+    t->session.root_len = q->root.whole.len;
     tls_ticket_binding(q, &t->session, t->session.binding);
 }
 
@@ -5345,7 +5350,8 @@ static void tls_session_resume(tls *t)
 {
     u8 binding[HASH_MAX];
     const tls_ticket *k = t->ticket;
-    if (k->len && t->now < k->until && k->root + k->root_len <= t->query.bundle.len) {
+    if (k->len && k->received <= t->now && t->now < k->until &&
+        k->root + k->root_len <= t->query.bundle.len) {
         tls_ticket_binding(&t->query, k, binding);
         if (str_eq((str){binding, 32}, (str){k->binding, 32})) {
             t->session = *k;
@@ -5837,6 +5843,7 @@ static void tls_close(tls *t)
         return;
     tls_send_alert(t, ALERT_CLOSE_NOTIFY);
     t->state = TLS_ENDED;
+    wipe((u8 *)t->plain.ptr, t->plain.len);
     t->plain = (str){0};
     tls_forget_keys(t);
 }

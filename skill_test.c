@@ -5199,6 +5199,12 @@ static void x509_check_cases(const x509_pki *p)
             cert_decode(&root, (str){der, q.root.size});
             cert_decode(&last, certs[q.path[q.path_len - 1]]);
             CHECK(!root.error && str_eq(root.subject, last.issuer));
+            i64 until = root.not_after;
+            for (iz k = 0; k < q.path_len; k++) {
+                cert_decode(&last, certs[q.path[k]]);
+                until = earlier(until, last.not_after);
+            }
+            CHECK(q.until == until);
         }
         sig_id id;
         if (!got && !strncmp(what, "leaf-usage", 10))
@@ -5386,7 +5392,7 @@ static void test_x509_openssl_random(void)
     fclose(f);
     snprintf(text, sizeof text, "cd %s && sh judge 2>log2", p.dir);
     f = popen(text, "r");
-    str bundle = x509_bundle(&p, "");
+    str bundle = {0, 0};
     while (f && fscanf(f, "%d %d", &n, &valid) == 2) {
         char names[60], what[100];
         str certs[3];
@@ -5402,6 +5408,7 @@ static void test_x509_openssl_random(void)
         accepted += valid;
     }
     CHECK(f && !pclose(f) && judged == CHAINS);
+    free((void *)(uz)bundle.ptr);
     snprintf(text, sizeof text, "%d of %d chains accepted", accepted, CHAINS);
     check_at(__FILE__, __LINE__, accepted > 10 && accepted < CHAINS - 10, text);
     x509_pki_remove(&p);
@@ -5646,7 +5653,7 @@ typedef struct {
     b32 tickets;  /* the client takes and offers them */
     b32 resume;   /* take what it offers; offer_of checks it */
     i64 later;    /* ms behind PEER_NOW */
-    const char *host, *bundle_more;
+    const char *host, *bundle_more, *roots;
 } tls_plot;
 
 typedef struct {
@@ -6206,7 +6213,8 @@ static void client_start(tls_user *c, const tls_plot *p)
     memset(&c->t, 0xee, sizeof c->t); /* what an earlier connection has left */
     str host = p->by_address ? S("127.0.0.1") : p->host ? unit_str(p->host) : S("test.example");
     static char roots[2000];
-    unit_print(roots, sizeof roots, "%s%s", p->bundle_more ? p->bundle_more : "", peer_root);
+    unit_print(roots, sizeof roots, "%s%s", p->bundle_more ? p->bundle_more : "",
+               p->roots ? p->roots : peer_root);
     i64 now = PEER_NOW * 1000ll + p->later;
     tls_start(&c->t, host, &client_entropy, now, !p->no_aes, unit_str(roots),
               p->tickets ? &client_ticket : 0);
@@ -7124,6 +7132,17 @@ static void test_tls_resumption(void)
          1,
          1},
         {"too late", {0}, {.later = 7200000}, 0, 1},
+        {"a day before its issue", {0}, {.later = -86400000}, 0, 1},
+        {"a lifetime over 7 days, at the end of these",
+         {.letter = 'T', .flip = {{0, 0xff}, {1, 0xff}, {2, 0xe3}, {3, 0xdf}}},
+         {.later = 7 * 86400000ll - 1, .resume = 1, .order = RESUMED "DA"},
+         1,
+         1},
+        {"a lifetime over 7 days, after them",
+         {.letter = 'T', .flip = {{0, 0xff}, {1, 0xff}, {2, 0xe3}, {3, 0xdf}}},
+         {.later = 7 * 86400000ll},
+         0,
+         1},
         {"another host", {0}, {.by_address = 1}, 0, 1},
         {"another bundle before the root", {0}, {.bundle_more = "#\n"}, 0, 1},
         {"another hash when offered is its own",
@@ -7159,6 +7178,8 @@ static void test_tls_resumption(void)
         CHECK(the_client.plain_len == 5 && the_client.t.resumed == p.resume);
         CHECK((the_client.t.query.path_len == 0) == p.resume);
         CHECK(client_ticket.len == 0); /* used up, and the second server gave none */
+        for (iz k = 0; k < HASH_MAX; k++)
+            CHECK(!the_client.t.session.psk[k]);
         if (failed > before)
             fprintf(stderr, "  in: %s\n", rows[i].what);
     }
@@ -7181,6 +7202,78 @@ static void test_tls_resumption_chain(void)
     p = (tls_plot){.tickets = 1};
     plan_run(&p);
     CHECK(!the_client.t.error && the_peer.offers == 0);
+}
+
+/* The root must still be whole at its place: an edit that keeps its length undoes the ticket. */
+static void test_tls_resumption_root(void)
+{
+    static char spoiled[sizeof peer_root];
+    static const iz places[] = {0, 60, 300, -3, -40};
+    for (iz i = 0; i < countof(places); i++) {
+        iz n = (iz)sizeof peer_root - 1;
+        tls_plot p = {.tickets = 1, .resume = 0, .order = "H|1SEC|", .roots = spoiled};
+        memcpy(spoiled, peer_root, sizeof peer_root);
+        spoiled[places[i] < 0 ? n + places[i] : places[i]] = '#';
+        resume_first(&(tls_plot){0}, 1);
+        plan_run(&p);
+        CHECK(the_client.t.error == E_CertIssuerUnknown && the_peer.offers == 0);
+    }
+}
+
+/* No ticket outlives the certificates that were shown, nor an error; nothing that was decrypted
+ * outlives the connection. */
+static void test_tls_resumption_ends(void)
+{
+    tls_plot p = {.tickets = 1, .order = TLST_GOOD};
+    memset(&client_ticket, 0, sizeof client_ticket);
+    plan_run(&p);
+    CHECK(the_client.t.session.chain_until == 4102444799000ll); /* 2099-12-31T23:59:59Z */
+    the_client.t.session.chain_until = PEER_NOW * 1000ll + 5000;
+    the_peer.wire_len = 0;
+    peer_run(&the_peer, "T|");
+    client_feed(&the_client, (str){the_peer.wire, the_peer.wire_len});
+    CHECK(client_ticket.len && client_ticket.until == PEER_NOW * 1000ll + 5000);
+    the_peer.wire_len = 0;
+    peer_run(&the_peer, "D");
+    iz room;
+    copy(tls_input_room(&the_client.t, &room), the_peer.wire, the_peer.wire_len);
+    tls_input(&the_client.t, the_peer.wire_len);
+    CHECK(tls_plain(&the_client.t).len == 5);
+    tls_close(&the_client.t);
+    CHECK(!memmem(the_client.t.in, sizeof the_client.t.in, "hello", 5) && client_ticket.len);
+
+    p = (tls_plot){.tickets = 1,
+                   .order = TLST_GOOD "T|X",
+                   .raw_type = 23,
+                   .raw = "00112233445566778899aabbccddeeff001122"};
+    plan_run(&p);
+    CHECK(the_client.t.error == E_AeadTag && client_ticket.len == 0);
+}
+
+/* Beside a Certificate message of the largest size there is no room for another: its header is
+ * looked at and no more of it kept. */
+static void test_tls_largest_certificate(void)
+{
+    static char body[2 * TLS_MESSAGE_MAX + 1];
+    for (iz size = TLS_MESSAGE_MAX - 5; size <= TLS_MESSAGE_MAX; size++) {
+        u8 leaf[600], head[12];
+        iz n = tls_unhex(peer_leaf, leaf), stray = size - 4 - 4 - (3 + n + 2) - (3 + 2);
+        writer w = writer_of(head, countof(head));
+        put_be(&w, (u64)size - 8, 4); /* no context; the list */
+        put_be(&w, (u64)n, 3);
+        hex_write(body, head, w.len);
+        hex_write(body + strlen(body), leaf, n);
+        w.len = 0;
+        put_be(&w, (u64)stray, 5); /* no extensions; the stray */
+        hex_write(body + strlen(body), head, w.len);
+        iz at = (iz)strlen(body);
+        memset(body + at, '5', (size_t)(2 * stray));
+        strcpy(body + at + 2 * stray, "0000");
+        tls_plot p = {.order = "H|1SECM|", .letter = 'C', .body = body, .message = "0f000041"};
+        plan_run(&p);
+        CHECK(the_client.t.error == E_TlsMessageSize && the_peer.alert == 47);
+        CHECK(the_client.t.kept == size);
+    }
 }
 
 /* What a server may not do with a ticket, with the alert. */
@@ -7250,7 +7343,7 @@ static void test_tls_resumption_refused(void)
          {.resume = 1, .order = "H|1SEF|", .letter = 'F', .flip = {{0, 1}}}},
         {"taken without a key share",
          E_TlsExtensionMissing,
-         109,
+         47,
          1,
          {.resume = 1, .order = "H|", .letter = 'H', .cut = 46, .more = "002900020000"}},
         {"not taken, and no certificate", E_TlsMessageOrder, 10, 1, {.order = "H|1SEF|"}},
@@ -18953,6 +19046,9 @@ static const struct {
     {"tls_accepted", test_tls_accepted},
     {"tls_resumption", test_tls_resumption},
     {"tls_resumption_chain", test_tls_resumption_chain},
+    {"tls_resumption_root", test_tls_resumption_root},
+    {"tls_resumption_ends", test_tls_resumption_ends},
+    {"tls_largest_certificate", test_tls_largest_certificate},
     {"tls_resumption_refused", test_tls_resumption_refused},
     {"tls_rfc8448_binder", test_tls_rfc8448_binder},
     {"tls_largest_records", test_tls_largest_records},
