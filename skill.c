@@ -2049,6 +2049,18 @@ static inline __attribute__((always_inline)) u64 pair_add(u64 *r, const u64 *a, 
     return __builtin_ia32_addcarryx_u64(middle, a[1], b1, &r[1]);
 }
 
+#ifdef __clang__
+#define SUBTRACT_BORROW __builtin_ia32_subborrow_u64
+#else
+#define SUBTRACT_BORROW __builtin_ia32_sbb_u64
+#endif
+static inline __attribute__((always_inline)) u64 pair_sub(u64 *r, const u64 *a, const u64 *b,
+                                                          u64 borrow)
+{
+    u8 middle = SUBTRACT_BORROW((u8)borrow, a[0], b[0], &r[0]);
+    return SUBTRACT_BORROW(middle, a[1], b[1], &r[1]);
+}
+
 #define VEC_IN "x"
 #define VEC_INOUT "+x"
 #define AES_ROUND "aesenc %1, %0"
@@ -2068,6 +2080,14 @@ static inline __attribute__((always_inline)) u64 pair_add(u64 *r, const u64 *a, 
     r[0] = (u64)sum;
     r[1] = (u64)(sum >> 64);
     return out;
+}
+
+/* a + (R - 1 - b) + 1 for R = 2^128, which carries just if there is no borrow: of the borrow of a
+ * u128 gcc would make a comparison and a branch. */
+static inline __attribute__((always_inline)) u64 pair_sub(u64 *r, const u64 *a, const u64 *b,
+                                                          u64 borrow)
+{
+    return pair_add(r, a, ~b[0], ~b[1], borrow ^ 1) ^ 1;
 }
 
 #define VEC_IN "w"
@@ -2530,15 +2550,14 @@ static iz curve_limbs(curve_id c)
     return 4 + 2 * (iz)c;
 }
 
-/* r = a + ((b ^ flip) & mask) + carry for n limbs, 4 or 6; gives the carry. r may be a or b. Also
- * differences are made of it: gcc makes a comparison and a branch of the borrow of a u128. */
+/* r = a + (b & mask) for n limbs, 4 or 6; gives the carry. r may be a or b. */
 static inline __attribute__((always_inline)) u64 field_sum(u64 *r, const u64 *a, const u64 *b,
-                                                           u64 flip, u64 mask, u64 carry, iz n)
+                                                           u64 mask, iz n)
 {
-    carry = pair_add(r, a, (b[0] ^ flip) & mask, (b[1] ^ flip) & mask, carry);
-    carry = pair_add(r + 2, a + 2, (b[2] ^ flip) & mask, (b[3] ^ flip) & mask, carry);
+    u64 carry = pair_add(r, a, b[0] & mask, b[1] & mask, 0);
+    carry = pair_add(r + 2, a + 2, b[2] & mask, b[3] & mask, carry);
     if (n == 6)
-        carry = pair_add(r + 4, a + 4, (b[4] ^ flip) & mask, (b[5] ^ flip) & mask, carry);
+        carry = pair_add(r + 4, a + 4, b[4] & mask, b[5] & mask, carry);
     return carry;
 }
 
@@ -2549,18 +2568,19 @@ static inline __attribute__((always_inline)) void field_reduce(u64 *r, const u64
                                                                const curve *f, iz n)
 {
     u64 s[FIELD_LIMBS];
-    u64 carry = top + field_sum(s, a, f->base.z, 0, ~(u64)0, 0, n);
-    field_sum(r, s, f->prime, 0, ct_mask(carry ^ 1), 0, n);
+    u64 carry = top + field_sum(s, a, f->base.z, ~(u64)0, n);
+    field_sum(r, s, f->prime, ct_mask(carry ^ 1), n);
 }
 
-/* r = a - b mod p, for -p <= a - b < p. a + (R - 1 - b) + 1 carries just if a >= b; else p is
- * added. r may be a or b. */
+/* r = a - b mod p, for -p <= a - b < p: p is added where the difference borrows. r may be a or b. */
 static inline __attribute__((always_inline)) void
 field_difference(u64 *r, const u64 *a, const u64 *b, const curve *f, iz n)
 {
     u64 s[FIELD_LIMBS];
-    u64 carry = field_sum(s, a, b, ~(u64)0, ~(u64)0, 1, n);
-    field_sum(r, s, f->prime, 0, ct_mask(carry ^ 1), 0, n);
+    u64 borrow = pair_sub(s + 2, a + 2, b + 2, pair_sub(s, a, b, 0));
+    if (n == 6)
+        borrow = pair_sub(s + 4, a + 4, b + 4, borrow);
+    field_sum(r, s, f->prime, ct_mask(borrow), n);
 }
 
 /* The same for curve c. There is no sum: a + b is a - (0 - b), and most formulas need 0 - b once
