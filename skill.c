@@ -2038,7 +2038,8 @@ static void chacha20_tag(const u8 key[32], str aad, str data, u8 tag[AEAD_TAG])
  * them (clang), so they are written as assembly: on vector registers, no memory, no flags. AESENC
  * adds a round key last and AESE first; with a key of zeros both leave it to the C, in FIPS 197's
  * order. pair_add is r = a + b + carry for two limbs of the numbers below; it gives the carry. On
- * x86_64 gcc has to be told to let it stay a flag.
+ * x86_64 gcc has to be told to let it stay a flag, and on both to let it pass through the three
+ * limbs of a sum of products, %0 to %2, to which two are added, %3 and %4.
  */
 
 #ifdef __x86_64__
@@ -2061,6 +2062,8 @@ static inline __attribute__((always_inline)) u64 pair_sub(u64 *r, const u64 *a, 
     return SUBTRACT_BORROW(middle, a[1], b[1], &r[1]);
 }
 
+#define THREE_ADD "add %3, %0\n\tadc %4, %1\n\tadc $0, %2"
+#define THREE_SUB "sub %3, %0\n\tsbb %4, %1\n\tsbb $0, %2"
 #define VEC_IN "x"
 #define VEC_INOUT "+x"
 #define AES_ROUND "aesenc %1, %0"
@@ -2090,6 +2093,8 @@ static inline __attribute__((always_inline)) u64 pair_sub(u64 *r, const u64 *a, 
     return pair_add(r, a, ~b[0], ~b[1], borrow ^ 1) ^ 1;
 }
 
+#define THREE_ADD "adds %0, %0, %3\n\tadcs %1, %1, %4\n\tadc %2, %2, xzr"
+#define THREE_SUB "subs %0, %0, %3\n\tsbcs %1, %1, %4\n\tsbc %2, %2, xzr"
 #define VEC_IN "w"
 #define VEC_INOUT "+w"
 #define AES_ROUND ".arch armv8-a+crypto\n\taese %0.16b, %1.16b\n\taesmc %0.16b, %0.16b"
@@ -2450,43 +2455,69 @@ static u64 limbs_sub(u64 *a, const u64 *b, iz n)
  * Always inlined, here and in the fields below: at -Oz a compiler would call these, and the sums
  * would leave the registers. */
 
-/* low + 2^128 * high. No column here has more than 2 * 64 + 2 products, each below 2^128, so that
- * high stays below 2^8. */
+/* No column here has more than 2 * 64 + 2 products, each below 2^128, so that `high` stays below
+ * 2^8. */
 typedef struct {
-    u128 low;
-    u64 high;
+    u64 low, middle, high;
 } column;
 
 static inline __attribute__((always_inline)) void column_add(column *c, u128 x)
 {
-    c->high += __builtin_add_overflow(c->low, x, &c->low);
+    __asm__(THREE_ADD
+            : "+&r"(c->low), "+r"(c->middle), "+r"(c->high)
+            : "r"((u64)x), "r"((u64)(x >> 64))
+            : "cc");
+}
+
+static inline __attribute__((always_inline)) void column_sub(column *c, u128 x)
+{
+    __asm__(THREE_SUB
+            : "+&r"(c->low), "+r"(c->middle), "+r"(c->high)
+            : "r"((u64)x), "r"((u64)(x >> 64))
+            : "cc");
+}
+
+static inline __attribute__((always_inline)) void column_join(column *c, const column *x)
+{
+    column_add(c, (u128)x->middle << 64 | x->low);
+    c->high += x->high;
 }
 
 /* Gives the lowest limb and turns the rest into the start of the next column. */
 static inline __attribute__((always_inline)) u64 column_next(column *c)
 {
-    u64 limb = (u64)c->low;
-    c->low = c->low >> 64 | (u128)c->high << 64;
-    c->high = 0;
+    u64 limb = c->low;
+    *c = (column){c->middle, c->high, 0};
+    return limb;
+}
+
+/* The same for a column that may be negative, with its sign in `high`. */
+static inline __attribute__((always_inline)) u64 column_next_signed(column *c)
+{
+    u64 limb = c->low;
+    *c = (column){c->middle, c->high, (u64)((i64)c->high >> 63)};
     return limb;
 }
 
 /* Adds a[0] * b[0] + a[1] * b[-1] + ... of n products, 1 to 6. n is a constant wherever this is
- * used: only the sums remain. */
+ * used: only the sums remain. They are made before the column takes part, since its own sum waits
+ * for the column before. */
 static inline __attribute__((always_inline)) void column_products(column *c, const u64 *a,
                                                                   const u64 *b, iz n)
 {
-    column_add(c, (u128)a[0] * b[0]);
+    u128 first = (u128)a[0] * b[0];
+    column sum = {(u64)first, (u64)(first >> 64), 0};
     if (n > 1)
-        column_add(c, (u128)a[1] * b[-1]);
+        column_add(&sum, (u128)a[1] * b[-1]);
     if (n > 2)
-        column_add(c, (u128)a[2] * b[-2]);
+        column_add(&sum, (u128)a[2] * b[-2]);
     if (n > 3)
-        column_add(c, (u128)a[3] * b[-3]);
+        column_add(&sum, (u128)a[3] * b[-3]);
     if (n > 4)
-        column_add(c, (u128)a[4] * b[-4]);
+        column_add(&sum, (u128)a[4] * b[-4]);
     if (n > 5)
-        column_add(c, (u128)a[5] * b[-5]);
+        column_add(&sum, (u128)a[5] * b[-5]);
+    column_join(c, &sum);
 }
 
 /* ---- the fields of P-256 and P-384 ---- */
@@ -2572,7 +2603,7 @@ static inline __attribute__((always_inline)) void field_reduce(u64 *r, const u64
     field_sum(r, s, f->prime, ct_mask(carry ^ 1), n);
 }
 
-/* r = a - b mod p, for -p <= a - b < p: p is added where the difference borrows. r may be a or b. */
+/* r = a - b mod p, for -p <= a - b < p: where that borrows, p is added. r may be a or b. */
 static inline __attribute__((always_inline)) void
 field_difference(u64 *r, const u64 *a, const u64 *b, const curve *f, iz n)
 {
@@ -2603,7 +2634,7 @@ static __attribute__((noinline)) void field_sub(curve_id c, u64 *r, const u64 *a
 static __attribute__((noinline)) void p256_mul(u64 *r, const u64 *a, const u64 *b)
 {
     const u64 third = 0xffffffff00000001;
-    column c = {0, 0};
+    column c = {0, 0, 0};
     u64 m0, m1, m2, m3, t[4];
     column_products(&c, a, b, 1);
     m0 = column_next(&c);
@@ -2626,62 +2657,55 @@ static __attribute__((noinline)) void p256_mul(u64 *r, const u64 *a, const u64 *
     column_add(&c, (u128)m3 * third);
     t[2] = column_next(&c);
     t[3] = column_next(&c);
-    field_reduce(r, t, (u64)c.low, &curves[P256], 4);
+    field_reduce(r, t, c.low, &curves[P256], 4);
 }
 
-/* For p = 2^384 - 2^128 - 2^96 + 2^32 - 1, the m whose m * p, subtracted, clears the lowest limb x
- * of a column: p = 2^32 - 1 mod 2^64 and (2^32 - 1) * -(2^32 + 1) = 1, so m = -(2^32 + 1) * x. */
-static inline __attribute__((always_inline)) u64 p384_multiple(column *c)
+/* For p = 2^384 - 2^128 - 2^96 + 2^32 - 1: makes the lowest limb x of a column zero by adding
+ * n * p, and drops it; gives n. p = 2^32 - 1 mod 2^64 and (2^32 - 1)(2^32 + 1) = -1, so n = x +
+ * 2^32 x mod 2^64. With s = 2^32 x mod 2^64, k the carry of x + s, and u the upper half of n,
+ *     n = x + s - 2^64 k, 2^32 n = 2^64 u + s, so x + n * (2^32 - 1) = 2^64 (u + k).
+ * The next column is given that u + k, less 2^32 n for the term -2^96 of p, less the n of the
+ * column before, `before`, for its -2^128. n * 2^384 is left to the end. What is taken off is not
+ * negative: u + k <= 2^64 u + s, as k = 1 needs an s. It is below 2^96 + 2^64. */
+static inline __attribute__((always_inline)) u64 p384_clear(column *c, u64 before)
 {
-    u64 x = column_next(c);
-    return 0 - (x + (x << 32));
+    u64 x = column_next_signed(c), s = x << 32, n = x + s, k = n < s, u = n >> 32;
+    column_sub(c, ((u128)u << 64 | s) + before - (u + k));
+    return n;
 }
 
-/* What the subtraction of m * p brings to the next column: m * 2^96 / 2^64, less h, the upper half
- * of m * (2^32 - 1), as x - m * (2^32 - 1) = -h * 2^64. From 0 to below 2^96, since h < 2^32 and
- * h = 0 for m = 0. */
-static inline __attribute__((always_inline)) u128 p384_carry(u64 m)
-{
-    u128 up = (u128)m << 32;
-    return up - (u64)((up - m) >> 64);
-}
-
-/* r = a * b / R mod p for that p. Of each m * p the part m * 2^128 is added two columns on and the
- * part -m * 2^384 is left to the end, where all m together, M < R, are subtracted. With d = R - p
- * the number before that is (ab + Md) / R < p^2 / R + d = p + d^2 / R, at most p, so it fits; and
- * the result lies between -M * p / R > -p and ab / R < p. */
+/* r = a * b / R mod p for that p. All n together are N < R; without N * 2^384, t is (ab + Np) / R -
+ * N, with its sign in c, and with it below (p^2 + Rp) / R < 2p. */
 static __attribute__((noinline)) void p384_mul(u64 *r, const u64 *a, const u64 *b)
 {
-    column c = {0, 0};
-    u64 m[6], t[6];
+    column c = {0, 0, 0};
+    u64 n[6], t[6];
     column_products(&c, a, b, 1);
-    m[0] = p384_multiple(&c);
+    n[0] = p384_clear(&c, 0);
     column_products(&c, a, b + 1, 2);
-    column_add(&c, p384_carry(m[0]));
-    m[1] = p384_multiple(&c);
+    n[1] = p384_clear(&c, n[0]);
     column_products(&c, a, b + 2, 3);
-    column_add(&c, p384_carry(m[1]) + m[0]);
-    m[2] = p384_multiple(&c);
+    n[2] = p384_clear(&c, n[1]);
     column_products(&c, a, b + 3, 4);
-    column_add(&c, p384_carry(m[2]) + m[1]);
-    m[3] = p384_multiple(&c);
+    n[3] = p384_clear(&c, n[2]);
     column_products(&c, a, b + 4, 5);
-    column_add(&c, p384_carry(m[3]) + m[2]);
-    m[4] = p384_multiple(&c);
+    n[4] = p384_clear(&c, n[3]);
     column_products(&c, a, b + 5, 6);
-    column_add(&c, p384_carry(m[4]) + m[3]);
-    m[5] = p384_multiple(&c);
+    n[5] = p384_clear(&c, n[4]);
     column_products(&c, a + 1, b + 5, 5);
-    column_add(&c, p384_carry(m[5]) + m[4]);
-    t[0] = column_next(&c);
-    column_add(&c, m[5]);
-    for (iz k = 1; k < 5; k++) {
-        for (iz l = k + 1; l < 6; l++)
-            column_add(&c, (u128)a[l] * b[6 + k - l]);
-        t[k] = column_next(&c);
-    }
-    t[5] = column_next(&c);
-    field_sub(P384, r, t, m);
+    t[0] = column_next_signed(&c);
+    column_sub(&c, n[5]);
+    column_products(&c, a + 2, b + 5, 4);
+    t[1] = column_next_signed(&c);
+    column_products(&c, a + 3, b + 5, 3);
+    t[2] = column_next_signed(&c);
+    column_products(&c, a + 4, b + 5, 2);
+    t[3] = column_next_signed(&c);
+    column_products(&c, a + 5, b + 5, 1);
+    t[4] = column_next_signed(&c);
+    t[5] = column_next_signed(&c);
+    u64 top = c.low + field_sum(t, t, n, ~(u64)0, 6);
+    field_reduce(r, t, top, &curves[P384], 6);
 }
 
 /* The operations of the field of curve c; r may be a or b. The two products stay functions of their
@@ -3205,8 +3229,10 @@ static inline __attribute__((always_inline)) void column_long(column *sum, const
     iz from = end - ((count + COLUMN_STEP - 1) & -COLUMN_STEP);
     const u64 *stop = a + end;
     b += k - from;
-    for (a += from; a < stop; a += COLUMN_STEP, b -= COLUMN_STEP)
-        column_products(&c, a, b, COLUMN_STEP);
+    for (a += from; a < stop; a += COLUMN_STEP, b -= COLUMN_STEP) {
+        column_add(&c, (u128)a[0] * b[0]);
+        column_add(&c, (u128)a[1] * b[-1]);
+    }
     *sum = c;
 }
 
@@ -3219,25 +3245,25 @@ static void mont_product(const modulus *m, big *a, const big *b)
     big quotient = {0};
     u64 *q = big_limbs(&quotient), *x = big_limbs(a);
     const u64 *y = big_limbs(b), *n = big_limbs(&m->n);
-    column c = {0, 0};
+    column c = {0, 0, 0};
     for (iz k = 0; k < 2 * m->limbs - 1; k++) {
         iz last = k < m->limbs ? k : m->limbs - 1; /* i goes from k - last to last */
         iz count = 2 * last - k + 1, end = last + 1;
-        column s = {0, 0};
+        column s = {0, 0, 0};
         if (a == b)
             end = (k + 1) >> 1, count >>= 1;
         column_long(&s, x, y, k, end, count);
         if (a == b) {
-            s.high = s.high << 1 | (u64)(s.low >> 127);
+            s.high = s.high << 1 | s.middle >> 63;
+            s.middle = s.middle << 1 | s.low >> 63;
             s.low <<= 1;
             if ((k & 1) == 0)
                 column_add(&s, (u128)x[k >> 1] * x[k >> 1]);
         }
-        c.high += s.high;
-        column_add(&c, s.low);
+        column_join(&c, &s);
         column_long(&c, q, n, k, last + 1, 2 * last - k + 1);
         if (k < m->limbs) {
-            q[k] = (u64)c.low * m->minus_inverse;
+            q[k] = c.low * m->minus_inverse;
             column_add(&c, (u128)q[k] * n[0]);
             column_next(&c);
         } else {
@@ -3245,7 +3271,7 @@ static void mont_product(const modulus *m, big *a, const big *b)
         }
     }
     x[m->limbs - 1] = column_next(&c);
-    if ((u64)c.low || !limbs_less(x, n, m->limbs))
+    if (c.low || !limbs_less(x, n, m->limbs))
         limbs_sub(x, n, m->limbs);
 }
 

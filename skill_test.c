@@ -2744,13 +2744,17 @@ static u64 limbs_difference(u64 *r, const u64 *a, const u64 *b, iz n)
     return borrow;
 }
 
-/* A random number below m, often with limbs of zeros or ones. */
+/* A random number below m, often with limbs or half limbs of zeros, or limbs of ones. */
 static void public_random_below(u64 *r, const u64 *m, iz n)
 {
     do
         for (iz i = 0; i < n; i++) {
-            u64 kind = public_random() % 6;
-            r[i] = kind == 0 ? 0 : kind == 1 ? ~(u64)0 : public_random();
+            u64 kind = public_random() % 8, any = public_random();
+            r[i] = kind == 0   ? 0
+                   : kind == 1 ? ~(u64)0
+                   : kind == 2 ? any << 32
+                   : kind == 3 ? any >> 32
+                               : any;
         }
     while (!limbs_less(r, m, n) && (r[n - 1] = public_random() % m[n - 1], !limbs_less(r, m, n)));
 }
