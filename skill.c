@@ -4314,24 +4314,27 @@ static err constraints_check(path_search *s, str constraints)
     return error;
 }
 
-/* The value of a character of base64; 64 or more for others. */
+/* The value of a character of base64 (RFC 4648 section 4); 64 or more for others. */
 static u32 base64_value(u8 c)
 {
-    u32 letter = (c | 0x20u) - 'a', digit = c - (u32)'0';
-    if (letter < 26)
-        return letter + (c & 0x20 ? 26 : 0);
-    if (digit < 10)
-        return 52 + digit;
-    return c == '+' ? 62 : c == '/' ? 63 : 64;
+    static const char plus_32[] = "^```_TUVWXYZ[\\]``````` !\"#$%&'()*+,-./0123456789"
+                                  "``````:;<=>?@ABCDEFGHIJKLMNOPQRS"; /* from '+' to 'z' */
+    u32 i = c - (u32)'+';
+    return i < countof(plus_32) - 1 ? (u32)plus_32[i] - 32 : 64;
 }
 
 /* Decodes n bytes from the byte `from` on, without reading what is before them. False if anything
  * but base64 is in their place. */
 static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
 {
+    u32 at = (u32)from / 3 * 4, width = (u32)e->width, across = at % width;
+    iz start = at / width * e->pitch + across;
     for (iz byte = from - from % 3; byte < from + n; byte += 3) {
-        u32 at = (u32)byte / 3 * 4, width = (u32)e->width, quad = 0;
-        iz start = at / width * e->pitch + at % width;
+        u32 quad = 0;
+        if (across == width) { /* behind the end of the line */
+            start += e->pitch - width;
+            across = 0;
+        }
         if (start + 4 > e->text.len)
             return 0;
         for (iz i = 0; i < 4; i++) {
@@ -4344,6 +4347,8 @@ static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
         for (iz i = 0; i < 3; i++)
             if ((uz)(byte + i - from) < (uz)n)
                 out[byte + i - from] = (u8)(quad >> (16 - 8 * i));
+        start += 4;
+        across += 4;
     }
     return 1;
 }

@@ -4802,6 +4802,18 @@ static void test_x509_signature_forms(void)
     CHECK(key_verify(&k, ECDSA_SHA256, S("x"), S("")) == E_SignatureBad);
 }
 
+/* RFC 4648, table 1, read the other way round. */
+static void test_x509_base64(void)
+{
+    static const char alphabet[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (int c = 0; c < 256; c++) {
+        const char *at = c ? strchr(alphabet, c) : 0;
+        u32 value = base64_value((u8)c);
+        CHECK(at ? value == (u32)(at - alphabet) : value > 63);
+    }
+}
+
 static void test_x509_bundle(void)
 {
     static u8 text[40000], der[3][900];
@@ -19049,6 +19061,7 @@ static const struct {
     {"x509_certificate_forms", test_x509_certificate_forms},
     {"x509_algorithms", test_x509_algorithms},
     {"x509_signature_forms", test_x509_signature_forms},
+    {"x509_base64", test_x509_base64},
     {"x509_bundle", test_x509_bundle},
     {"x509_openssl_chains", test_x509_openssl_chains},
     {"x509_openssl_random", test_x509_openssl_random},
