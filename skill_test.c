@@ -4,6 +4,7 @@
  *   skill_test NAME          the tests whose names contain it
  *   skill_test run           a conversation with the real bootstrap; SAY="victoria" asks one thing
  *   skill_test serve [PORT]  a local Lambda with AWS's invoke endpoint
+ *   skill_test model         the voice model for Alexa; `model manifest [ARN]` the skill manifest
  *   skill_test bench         start times, first and warm answers, steps; `make bench` builds for it
  *   skill_test get URL       fetches it with the skill's own client; -v tells each step
  *   skill_test vectors FILE  vectors from outside, one a line, as the README's page on them says
@@ -12294,6 +12295,7 @@ static void test_line_names(void)
         {"d l r", "dlr"},
         {"docklands", "dlr"},
         {"docklands light railway", "dlr"},
+        {"docklands rail", "dlr"}, /* as the model of the existing deployment has it */
         {"elizabeth", "elizabeth"},
         {"crossrail", "elizabeth"},
         {"liz", "elizabeth"},
@@ -15243,6 +15245,484 @@ static void event_make(textbuf *t, const alexa_event *e)
     text_puts(t, "}");
 }
 
+/* ---- the voice model ----
+ *
+ * What Alexa must be told so that it sends this skill its events, as JSON for the developer
+ * console or the ASK command line: the interaction model ("Interaction Model Schema") and the
+ * skill manifest ("Skill Manifest Schema"). Intents, slot and lines are those of skill.c; the
+ * phrases are here. A pattern stands for a phrase for each choice of its groups: (a|b|).
+ */
+
+#define VOICE_NAME "london travel" /* invocation name */
+#define VOICE_TYPE "LINE_NAME"
+#define VOICE_LINE "{" ALEXA_LINE "}"
+#define VOICE_THE_LINE "the " VOICE_LINE "( line|)"
+
+enum { VOICE_SAMPLE_MAX = 200 }; /* bytes of a phrase with its slot */
+
+static const char *const voice_status_patterns[] = {
+    /* as an answer to "which line", and behind "ask London Travel" */
+    "(the |about the |for the |what about the |how about the |and the |check the |)" VOICE_LINE
+    "( line|)",
+    "(about|what about|how about) " VOICE_LINE,
+    "(tell me|i'd like to know|i want to hear) about " VOICE_THE_LINE,
+    "(what's the|what is the|tell me the|check the|for the|the) status of " VOICE_THE_LINE,
+    VOICE_LINE "( line|) (status|delays|disruption|problems|news)",
+    "(what's the latest|the latest|give me the latest|any news|give me an update) "
+    "on " VOICE_THE_LINE,
+    /* how it runs */
+    "(how's|how is) " VOICE_THE_LINE "( doing| running| looking| today| this morning|)",
+    "how's " VOICE_THE_LINE " (getting on|now|this evening|tonight)",
+    "(how's|how is) " VOICE_LINE "( doing| running|)",
+    "how " VOICE_THE_LINE " is( doing| running| looking|)",
+    "how " VOICE_THE_LINE " is (doing|running) today",
+    "tell me how " VOICE_THE_LINE " is( doing| running)",
+    "how (things are|trains are running) on " VOICE_THE_LINE,
+    "how are (things|the trains|trains running) on " VOICE_THE_LINE "( today|)",
+    "is " VOICE_THE_LINE " (running|open|closed|delayed|suspended|okay|all right)",
+    "is " VOICE_THE_LINE " (running|open|closed) (today|yet)",
+    "is " VOICE_THE_LINE " (back to normal|running normally|running on time|running late)",
+    "is " VOICE_LINE " (running|open|closed|delayed|okay)",
+    "(if|whether) " VOICE_THE_LINE " is (running|open|delayed)",
+    "is there a (good service|service) on " VOICE_THE_LINE,
+    "are (trains|the trains) running on " VOICE_THE_LINE,
+    /* what is wrong with it */
+    "(are there any|any|are there) (delays|problems) on " VOICE_THE_LINE,
+    "are there any delays on " VOICE_THE_LINE " (today|right now|this morning|this evening)",
+    "(is there any|any) (disruption|trouble) on " VOICE_THE_LINE,
+    "is there a (problem with|problem on|delay on) " VOICE_THE_LINE,
+    "if there (are any delays|are any problems|is any disruption|are delays) on " VOICE_THE_LINE,
+    "what's (wrong with|happening on|going on with|up with|the matter with) " VOICE_THE_LINE,
+    "what is (wrong with|happening on) " VOICE_THE_LINE,
+    "why is " VOICE_THE_LINE " (closed|delayed|suspended|so slow|running late)",
+    /* whether to take it */
+    "can i (take|get|use) " VOICE_THE_LINE "( today|)",
+    "should i (take|avoid) " VOICE_THE_LINE,
+};
+
+static const char *const voice_disruption_patterns[] = {
+    "(disruption|disruptions|delays|closures|travel news|the latest travel news)",
+    "any (delays|disruption|closures|problems)( today| on the tube|)",
+    "is there any (disruption|trouble)( today| on the tube| on the underground|)",
+    "is there any disruption (right now|this morning|anywhere)",
+    "are there any (delays|problems|closures)( today| on the tube| on the underground|)",
+    "are there any delays (on the tube today|right now|this morning|this evening|anywhere)",
+    "if there (are any delays|are any closures)( today| on the tube|)",
+    "if there (are any problems|is any disruption)( today| on the tube|)",
+    "whether there (are any delays|is any disruption)",
+    "what's (disrupted|delayed|closed|suspended|not running)( today|)",
+    "which lines are (closed|delayed|disrupted|suspended|not running)( today|)",
+    "what lines are (closed|delayed|not running)",
+    "(which|what) lines have (delays|problems)",
+    "which lines should i avoid( today|)",
+    "are any lines (closed|delayed|suspended|disrupted)( today|)",
+    "are all (the |)lines running( normally|)",
+    "is everything running( normally| on time|)( today|)",
+    "is there a good service on (all lines|every line|the tube|the underground)",
+    "(how's|how is) the (tube|underground)( doing| running| looking| today|)",
+    "how the (tube|underground) is( doing| running|)",
+    "is the (tube|underground) (running|running normally|all right|okay)( today|)",
+    "what's (happening|going on) with the tube( today|)",
+    "what's the tube like( today| this morning| this evening)",
+    "what's the status of the (tube|underground)",
+    "tube (status|delays|disruption|problems|closures|news|update)",
+    "(tell me about|about|about any|check for|for) (disruption|delays|closures)",
+    "(about|check) the (tube|underground)",
+    "(tell me|give me|list) the (delays|closures)",
+};
+
+static const char *const voice_commute_patterns[] = {
+    "(my|about my|for my|check my|check on my|tell me about my|what about my|how about my) commute",
+    "(my|about my) commute (today|this morning|this evening)",
+    "(how's|how is) my commute( looking| doing| today| this morning| this evening| tonight|)",
+    "how my commute (is|looks|is looking)( today|)",
+    "(what's|what is) my commute like( today|)",
+    "what's my commute looking like( today|)",
+    "will my commute be (okay|all right|delayed|affected)",
+    "is my commute (okay|all right|delayed|affected|disrupted)( today|)",
+    "if my commute is (okay|delayed|affected)",
+    "are there any (delays|problems) on my (commute|way to work|way home|lines)",
+    "is there any (disruption|trouble) on my (commute|way to work|way home|lines)",
+    "if there (are any delays|is any disruption) on my (commute|lines)",
+    "what's (happening|going on) with my (commute|lines)",
+    "how are my (lines|favourite lines|usual lines)( doing| running| looking| today|)",
+    "how my (lines|favourite lines) are( doing| running|)",
+    "(my|about my|check my|tell me about my) (lines|favourite lines)",
+    "(what's the|the|for the) status of my (commute|lines|favourite lines)",
+    "are my (lines|favourite lines) (running|all right|okay|delayed)",
+    "how's my (journey to work|journey home|route to work|route home)( looking| today|)",
+};
+
+/* The phrases of a pattern, each behind `head` and on a line of its own. */
+static void voice_expand(textbuf *t, const char *head, str pattern)
+{
+    char next[VOICE_SAMPLE_MAX];
+    str rest = pattern, plain = str_cut(&rest, '('), group = str_cut(&rest, ')');
+    if (plain.len == pattern.len) {
+        text_format(t, "%s%.*s\n", head, (int)plain.len, plain.ptr);
+        return;
+    }
+    for (b32 more = 1; more;) {
+        more = str_find(group, '|') >= 0;
+        str choice = str_cut(&group, '|');
+        int n = snprintf(next, sizeof next, "%s%.*s%.*s", head, (int)plain.len, plain.ptr,
+                         (int)choice.len, choice.ptr);
+        if (n >= (int)sizeof next)
+            abort();
+        voice_expand(t, next, rest);
+    }
+}
+
+static void voice_expand_all(textbuf *t, const char *const *patterns, iz count)
+{
+    for (iz i = 0; i < count; i++)
+        voice_expand(t, "", str_of_array(patterns[i], 1000));
+}
+
+/* The sample phrases of an intent by its number in skill.c, one a line. Alexa's own intents come
+ * with theirs. */
+static void voice_samples(textbuf *t, i32 intent)
+{
+    text_clear(t);
+    if (intent == INTENT_STATUS)
+        voice_expand_all(t, voice_status_patterns, countof(voice_status_patterns));
+    else if (intent == INTENT_DISRUPTION)
+        voice_expand_all(t, voice_disruption_patterns, countof(voice_disruption_patterns));
+    else if (intent == INTENT_COMMUTE)
+        voice_expand_all(t, voice_commute_patterns, countof(voice_commute_patterns));
+}
+
+/* A name as Alexa takes it, ended by '|': "&" in words, and letters that are spoken one by one
+ * with a full stop each ("d. l. r.", as "Custom slot type values" wants initialisms). */
+static void voice_put_name(textbuf *t, str name)
+{
+    while (name.len) {
+        str word = str_cut(&name, ' ');
+        if (str_is(word, "&"))
+            word = S("and");
+        text_format(t, "%.*s%s%s", (int)word.len, word.ptr, word.len == 1 ? "." : "",
+                    name.len ? " " : "|");
+    }
+}
+
+/* Has the row of names one that only the case tells from the last? Then the last one goes. */
+static void voice_drop_repeated(textbuf *t, iz row)
+{
+    iz last = t->len - 1;
+    while (last > row && t->ptr[last - 1] != '|')
+        last--;
+    str names = str_span(text_str(t), row, last), name = str_span(text_str(t), last, t->len - 1);
+    while (names.len)
+        if (str_eq_nocase(str_cut(&names, '|'), name)) {
+            t->len = last;
+            return;
+        }
+}
+
+/* The values of the slot's type, one a line, each part ended by '|': id, name, synonyms. An id
+ * that is a word of its own ("elizabeth") is a synonym, too. */
+static void voice_lines(textbuf *t)
+{
+    str rows = line_rows();
+    text_clear(t);
+    while (rows.len) {
+        str row = str_cut(&rows, '\n'), id = str_cut(&row, '|');
+        text_format(t, "%.*s|", (int)id.len, id.ptr);
+        iz names = t->len;
+        voice_put_name(t, str_cut(&row, '|'));
+        for (str name = str_find(id, '-') < 0 ? id : str_cut(&row, '|'); name.len;
+             name = str_cut(&row, '|')) {
+            voice_put_name(t, name);
+            voice_drop_repeated(t, names);
+        }
+        text_puts(t, "\n");
+    }
+}
+
+/* The texts of a list, each ended by `end`, as a JSON array. */
+static void voice_put_list(textbuf *t, str list, u8 end)
+{
+    const char *comma = "";
+    text_puts(t, "[");
+    for (; list.len; comma = ",") {
+        str text = str_cut(&list, end);
+        text_format(t, "%s\"%.*s\"", comma, (int)text.len, text.ptr);
+    }
+    text_puts(t, "]");
+}
+
+/* Compact JSON on lines of its own, two blanks a level; empty arrays and objects stay together. */
+static void text_pretty(textbuf *t, str compact)
+{
+    int depth = 0;
+    b32 quoted = 0, escaped = 0;
+    for (iz i = 0; i < compact.len; i++) {
+        char c = (char)compact.ptr[i], before = i ? (char)compact.ptr[i - 1] : 0;
+        b32 closes = !quoted && (c == '}' || c == ']'), opened = before == '{' || before == '[';
+        depth -= closes;
+        if (!quoted && i && (closes ? !opened : opened || before == ','))
+            text_format(t, "\n%*s", 2 * depth, "");
+        text_add(t, &c, 1);
+        quoted ^= c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        if (!quoted && c == ':')
+            text_puts(t, " ");
+        depth += !quoted && (c == '{' || c == '[');
+    }
+    text_puts(t, "\n");
+}
+
+static void voice_put_types(textbuf *t)
+{
+    textbuf lines = {0};
+    voice_lines(&lines);
+    text_fill(t, "[{'name':@,'values':[", VOICE_TYPE);
+    for (str rows = text_str(&lines); rows.len;) {
+        str row = str_cut(&rows, '\n'), id = str_cut(&row, '|'), name = str_cut(&row, '|');
+        text_format(t, "{\"id\":\"%.*s\",\"name\":{\"value\":\"%.*s\",\"synonyms\":", (int)id.len,
+                    id.ptr, (int)name.len, name.ptr);
+        voice_put_list(t, row, '|');
+        text_puts(t, rows.len ? "}}," : "}}]}]");
+    }
+    text_free(&lines);
+}
+
+static void voice_model(textbuf *t)
+{
+    textbuf samples = {0}, all = {0};
+    const char *names = intent_names();
+    str rest = {(const u8 *)names, (iz)strlen(names)};
+    text_fill(&all, "{'interactionModel':{'languageModel':{'invocationName':@,'intents':[",
+              VOICE_NAME);
+    for (i32 i = 0; rest.len; i++) {
+        str name = str_cut(&rest, ' ');
+        text_format(&all, "{\"name\":\"%.*s\",", (int)name.len, name.ptr);
+        if (i == INTENT_STATUS)
+            text_fill(&all, "'slots':[{'name':@,'type':@}],", ALEXA_LINE, VOICE_TYPE);
+        voice_samples(&samples, i);
+        text_fill(&all, "'samples':");
+        voice_put_list(&all, text_str(&samples), '\n');
+        text_puts(&all, rest.len ? "}," : "}],");
+    }
+    text_fill(&all, "'types':");
+    voice_put_types(&all);
+    text_puts(&all, "}}}");
+    text_clear(t);
+    text_pretty(t, text_str(&all));
+    text_free(&samples), text_free(&all);
+}
+
+/* Where Alexa sends its events until `model manifest ARN` names the function: nobody's. */
+#define VOICE_NO_ARN "arn:aws:lambda:eu-west-1:000000000000:function:london-travel"
+
+static const char voice_description[] =
+    "London Travel tells you how trains are running on the Tube, London Overground, the DLR and "
+    "the Elizabeth line, from TfL's own reports.\n\nAsk about one line, ask for everything that "
+    "is disrupted, or link an account and ask about the lines of your commute.";
+
+static const char voice_testing[] =
+    "Without a linked account: ask how the Victoria line is running, or if there are any delays "
+    "on the tube. To try the commute, link an account for which favourite lines are chosen, then "
+    "ask about my commute; without one the answer is a card for linking.";
+
+/* No icons: only a skill that is to be published needs them. The two addresses are to be replaced,
+ * too, as account linking asks for them. */
+static void voice_manifest(textbuf *t, const char *arn)
+{
+    textbuf all = {0};
+    text_fill(&all,
+              "{'manifest':{'manifestVersion':'1.0','publishingInformation':{'locales':{'en-GB':{"
+              "'name':'London Travel','summary':@,'description':@,'examplePhrases':["
+              "'Alexa, ask London Travel how the Victoria line is running',"
+              "'Alexa, ask London Travel if there are any delays on the tube',"
+              "'Alexa, ask London Travel about my commute'],"
+              "'keywords':['london','tube','underground','overground','dlr','elizabeth line',"
+              "'tfl','trains','delays','commute']}},'isAvailableWorldwide':false,"
+              "'distributionCountries':['GB'],'distributionMode':'PUBLIC',"
+              "'category':'PUBLIC_TRANSPORTATION','testingInstructions':@},",
+              "How trains are running on the Tube, London Overground, the DLR and the Elizabeth "
+              "line.",
+              voice_description, voice_testing);
+    text_fill(&all,
+              "'apis':{'custom':{'endpoint':{'uri':@},'interfaces':[]}},'permissions':[],"
+              "'privacyAndCompliance':{'allowsPurchases':false,'usesPersonalInfo':true,"
+              "'isChildDirected':false,'isExportCompliant':true,'containsAds':false,'locales':{"
+              "'en-GB':{'privacyPolicyUrl':'https://example.com/privacy',"
+              "'termsOfUseUrl':'https://example.com/terms'}}}}}",
+              arn);
+    text_clear(t);
+    text_pretty(t, text_str(&all));
+    text_free(&all);
+}
+
+/* arn:aws:lambda:REGION:ACCOUNT:function:NAME, with or without :ALIAS. */
+static b32 voice_arn_good(const char *arn)
+{
+    char region[32], account[16], name[160];
+    int n = -1;
+    sscanf(arn, "arn:aws:lambda:%31[a-z0-9-]:%15[0-9]:function:%159[A-Za-z0-9_:-]%n", region,
+           account, name, &n);
+    return n >= 0 && !arn[n] && strlen(account) == 12;
+}
+
+/* `skill_test model` and `skill_test model manifest [ARN]`. */
+static int command_model(int count, char **args)
+{
+    textbuf t = {0};
+    const char *arn = count > 1 ? args[1] : VOICE_NO_ARN;
+    if (count > 2 || (count && strcmp(args[0], "manifest"))) {
+        fprintf(stderr, "usage: skill_test model [manifest [ARN]]\n");
+        return 2;
+    }
+    if (!voice_arn_good(arn)) {
+        fprintf(stderr, "model: not a Lambda function's ARN: %s\n", arn);
+        return 2;
+    }
+    if (count)
+        voice_manifest(&t, arn);
+    else
+        voice_model(&t);
+    fputs(t.ptr, stdout);
+    text_free(&t);
+    return 0;
+}
+
+/* ---- the voice model backwards: what Alexa would make of a text ---- */
+
+/* Words apart by one blank, in lower case, without stops and apostrophes; slots stay in braces. */
+static void voice_fold(textbuf *t, str text)
+{
+    text_clear(t);
+    for (iz i = 0; i < text.len; i++) {
+        u8 c = to_lower(text.ptr[i]);
+        b32 blank = !t->len || t->ptr[t->len - 1] == ' ';
+        if (c == '&')
+            text_puts(t, blank ? "and " : " and ");
+        else if (is_word(c) || is_one_of(c, "{}_"))
+            text_add(t, &c, 1);
+        else if (!is_one_of(c, ".'") && !blank)
+            text_puts(t, " ");
+    }
+    if (t->len && t->ptr[t->len - 1] == ' ')
+        t->ptr[--t->len] = 0;
+}
+
+/* What stands behind these words; all of it if they do not stand in front. */
+static str voice_behind(str said, const char *words)
+{
+    iz n = (iz)strlen(words);
+    b32 there =
+        str_starts(said, (str){(const u8 *)words, n}) && (said.len == n || said.ptr[n] == ' ');
+    return there ? str_trim(str_from(said, n)) : said;
+}
+
+/* The request in a text that may begin with "Alexa, ask London Travel". */
+static str voice_request(str said)
+{
+    static const char *const verbs[] = {"open", "launch", "start", "ask", "tell", "talk to"};
+    said = voice_behind(said, "alexa");
+    for (iz i = 0; i < countof(verbs); i++) {
+        str behind = voice_behind(said, verbs[i]), request = voice_behind(behind, VOICE_NAME);
+        if (behind.len < said.len && (!behind.len || request.len < behind.len))
+            return request;
+    }
+    return str_is(said, VOICE_NAME) ? S("") : said;
+}
+
+typedef struct {
+    i32 intent; /* by its number in skill.c; -1: no phrase fits */
+    iz weight;  /* bytes of the phrase without its slot */
+    str slot;
+    b32 known;    /* no slot, or one of the values, */
+    str id, name; /* of which these are the id and the name */
+} voice_match;
+
+/* The name of an intent by its number in skill.c. */
+static void voice_put_intent(char *to, size_t cap, i32 intent)
+{
+    str names = str_of_array(intent_names(), URL_MAX), name = str_cut(&names, ' ');
+    while (intent-- > 0)
+        name = str_cut(&names, ' ');
+    snprintf(to, cap, "%.*s", (int)name.len, name.ptr);
+}
+
+/* Is this the phrase, with anything for its slot? Both are folded. */
+static b32 voice_fits(str said, str phrase, voice_match *m)
+{
+    str tail = phrase, head = str_cut(&tail, '{');
+    b32 slot = head.len < phrase.len;
+    str_cut(&tail, '}');
+    m->weight = head.len + tail.len;
+    m->known = !slot;
+    if (!slot)
+        return str_eq(said, phrase);
+    if (said.len <= m->weight || !str_starts(said, head) ||
+        !str_eq(str_from(said, said.len - tail.len), tail))
+        return 0;
+    m->slot = str_span(said, head.len, said.len - tail.len);
+    return 1;
+}
+
+/* Looks the slot up among the values' names and synonyms, as Alexa's entity resolution does. */
+static void voice_resolve(str lines, voice_match *m)
+{
+    textbuf form = {0};
+    while (lines.len && !m->known) {
+        str row = str_cut(&lines, '\n'), id = str_cut(&row, '|'), name = row;
+        while (row.len && !m->known) {
+            voice_fold(&form, str_cut(&row, '|'));
+            m->known = str_eq(text_str(&form), m->slot);
+        }
+        m->id = id;
+        m->name = str_cut(&name, '|');
+    }
+    text_free(&form);
+}
+
+/* The longest name of a line among the words of what was said, if there is one. */
+static void voice_spot(str said, str lines, voice_match *m)
+{
+    textbuf form = {0};
+    while (lines.len) {
+        str row = str_cut(&lines, '\n'), id = str_cut(&row, '|'), first = row;
+        str name = str_cut(&first, '|');
+        while (row.len) {
+            voice_fold(&form, str_cut(&row, '|'));
+            for (iz i = 0; i + form.len <= said.len; i++) {
+                iz end = i + form.len;
+                if ((i && said.ptr[i - 1] != ' ') || (end < said.len && said.ptr[end] != ' ') ||
+                    memcmp(said.ptr + i, form.ptr, (size_t)form.len) ||
+                    (m->known && form.len <= m->slot.len))
+                    continue;
+                *m = (voice_match){INTENT_STATUS, 0, str_span(said, i, end), 1, id, name};
+            }
+        }
+    }
+    text_free(&form);
+}
+
+/* The phrase that fits best: one whose slot is a value before any other, then the longest. */
+static voice_match voice_find(str said, str lines)
+{
+    textbuf samples = {0}, form = {0};
+    voice_match best = {.intent = -1};
+    for (i32 intent = INTENT_STATUS; intent <= INTENT_COMMUTE; intent++) {
+        voice_samples(&samples, intent);
+        for (str rest = text_str(&samples); rest.len;) {
+            voice_match m = {.intent = intent};
+            voice_fold(&form, str_cut(&rest, '\n'));
+            if (!voice_fits(said, text_str(&form), &m))
+                continue;
+            voice_resolve(lines, &m);
+            if (best.intent < 0 || m.known > best.known ||
+                (m.known == best.known && m.weight > best.weight))
+                best = m;
+        }
+    }
+    text_free(&samples), text_free(&form);
+    return best;
+}
+
 /* ---- run: a conversation ---- */
 
 /* Speech as it is heard: paragraphs on lines of their own, no tags, entities decoded. */
@@ -15351,7 +15831,9 @@ static b32 run_play(world *w, const run_turn *turn, textbuf *session)
     return good;
 }
 
-/* What SAY asks for, as Alexa would have understood it. */
+/* What SAY asks for, as Alexa would have understood it: by the phrases of the model, else by a line
+ * or a word that tells the intent, or, as a last resort, as the name of a line. The texts live
+ * until the next call. */
 static run_turn run_say(const char *say)
 {
     static const struct {
@@ -15361,14 +15843,33 @@ static run_turn run_say(const char *say)
         {"help", "AMAZON.HelpIntent"},     {"stop", "AMAZON.StopIntent"},
         {"cancel", "AMAZON.CancelIntent"}, {"repeat", "AMAZON.RepeatIntent"},
     };
-    run_turn turn = {say, {.type = "IntentRequest", .intent = "StatusIntent", .spoken = say}, 0};
-    for (iz i = 0; i < countof(rows); i++)
+    static textbuf said, lines;
+    static char intent[64], spoken[400], id[32], name[32];
+    voice_fold(&said, (str){(const u8 *)say, (iz)strlen(say)});
+    voice_lines(&lines);
+    str request = voice_request(text_str(&said));
+    voice_match m = voice_find(request, text_str(&lines));
+    if (!m.known)
+        voice_spot(request, text_str(&lines), &m);
+    run_turn turn = {say, {.type = "IntentRequest", .intent = intent}, 0};
+    voice_put_intent(intent, sizeof intent, m.intent);
+    for (iz i = 0; i < countof(rows) && !m.known; i++)
         if (strcasestr(say, rows[i].word))
             turn.event.intent = rows[i].intent;
-    if (!*say || strcasestr(say, "open") || strcasestr(say, "launch"))
+    if (m.slot.len) {
+        snprintf(spoken, sizeof spoken, "%.*s", (int)m.slot.len, m.slot.ptr);
+        turn.event.spoken = spoken;
+    }
+    if (m.slot.len && m.known) {
+        snprintf(id, sizeof id, "%.*s", (int)m.id.len, m.id.ptr);
+        snprintf(name, sizeof name, "%.*s", (int)m.name.len, m.name.ptr);
+        turn.event.id = id, turn.event.name = name;
+    }
+    if (!request.len)
         turn.event.type = "LaunchRequest";
     turn.event.token = strcasestr(turn.event.intent, "commute") ? world_token : NULL;
-    turn.quiet = strcasestr(say, "stop") || strcasestr(say, "cancel");
+    turn.quiet = !strcmp(turn.event.intent, "AMAZON.StopIntent") ||
+                 !strcmp(turn.event.intent, "AMAZON.CancelIntent");
     return turn;
 }
 
@@ -17204,6 +17705,759 @@ static void test_e2e_https(void)
     e2e_https_refused(&h, HTTPS_TFL, "SSL_CERT_FILE=/nowhere/at/all.pem", "RootsMissing");
     e2e_https_redirects(&h);
     peers_close(h.dir);
+}
+
+/* ---- the voice model: what is published about its form, and there and back through the skill ----
+ *
+ * From Amazon's pages "Interaction Model Schema", "Skill Manifest Schema", "Create Intents,
+ * Utterances, and Slots", "Choose the Invocation Name for a Custom Skill" and "Entity Resolution",
+ * and from the service's own errors InvalidCharInSamples, InvalidIntentName, InvalidSlotTypeName
+ * and "Slot value length exceeds the limit of 140 characters". A checker notes each breach in a
+ * text of faults, so that broken models can show that it sees them.
+ */
+
+enum {
+    VOICE_VALUE_MAX = 140,
+    VOICE_MODEL_MAX = 1500 * 1000, /* bytes of an interaction model */
+};
+
+/* A member that the schema knows: its path with # for an index, its kind as peek_json says it, and
+ * whether it must be there where its parent is. */
+typedef struct {
+    const char *path;
+    char kind;
+    b32 required;
+} voice_member;
+
+#define LM "interactionModel.languageModel"
+
+static const voice_member voice_model_members[] = {
+    {"interactionModel", '{', 1},
+    {LM, '{', 1},
+    {LM ".invocationName", 's', 1},
+    {LM ".intents", '[', 1},
+    {LM ".intents.#", '{', 0},
+    {LM ".intents.#.name", 's', 1},
+    {LM ".intents.#.slots", '[', 0},
+    {LM ".intents.#.slots.#", '{', 0},
+    {LM ".intents.#.slots.#.name", 's', 1},
+    {LM ".intents.#.slots.#.type", 's', 1},
+    {LM ".intents.#.samples", '[', 1},
+    {LM ".intents.#.samples.#", 's', 0},
+    {LM ".types", '[', 1},
+    {LM ".types.#", '{', 0},
+    {LM ".types.#.name", 's', 1},
+    {LM ".types.#.values", '[', 1},
+    {LM ".types.#.values.#", '{', 0},
+    {LM ".types.#.values.#.id", 's', 1},
+    {LM ".types.#.values.#.name", '{', 1},
+    {LM ".types.#.values.#.name.value", 's', 1},
+    {LM ".types.#.values.#.name.synonyms", '[', 1},
+    {LM ".types.#.values.#.name.synonyms.#", 's', 0},
+};
+
+#define PUB "manifest.publishingInformation"
+#define PRIV "manifest.privacyAndCompliance"
+
+static const voice_member voice_manifest_members[] = {
+    {"manifest", '{', 1},
+    {"manifest.manifestVersion", 's', 1},
+    {PUB, '{', 1},
+    {PUB ".locales", '{', 1},
+    {PUB ".locales.en-GB", '{', 1},
+    {PUB ".locales.en-GB.name", 's', 1},
+    {PUB ".locales.en-GB.summary", 's', 1},
+    {PUB ".locales.en-GB.description", 's', 1},
+    {PUB ".locales.en-GB.examplePhrases", '[', 1},
+    {PUB ".locales.en-GB.examplePhrases.#", 's', 0},
+    {PUB ".locales.en-GB.keywords", '[', 1},
+    {PUB ".locales.en-GB.keywords.#", 's', 0},
+    {PUB ".isAvailableWorldwide", 'f', 1}, /* if it were true, there would be no countries */
+    {PUB ".distributionCountries", '[', 1},
+    {PUB ".distributionCountries.#", 's', 0},
+    {PUB ".distributionMode", 's', 1},
+    {PUB ".category", 's', 1},
+    {PUB ".testingInstructions", 's', 1},
+    {"manifest.apis", '{', 1},
+    {"manifest.apis.custom", '{', 1},
+    {"manifest.apis.custom.endpoint", '{', 1},
+    {"manifest.apis.custom.endpoint.uri", 's', 1},
+    {"manifest.apis.custom.interfaces", '[', 1},
+    {"manifest.permissions", '[', 0},
+    {PRIV, '{', 1},
+    {PRIV ".allowsPurchases", 'f', 1},
+    {PRIV ".usesPersonalInfo", 't', 1},
+    {PRIV ".isChildDirected", 'f', 1},
+    {PRIV ".isExportCompliant", 't', 1},
+    {PRIV ".containsAds", 'f', 1},
+    {PRIV ".locales", '{', 1},
+    {PRIV ".locales.en-GB", '{', 1},
+    {PRIV ".locales.en-GB.privacyPolicyUrl", 's', 1},
+    {PRIV ".locales.en-GB.termsOfUseUrl", 's', 1},
+};
+
+static void voice_fault(textbuf *faults, const char *what, const char *which)
+{
+    text_format(faults, "%s: %s\n", what, which);
+}
+
+/* Are the members that must be in this object among those seen, each written once as "|name|"? */
+static void voice_check_members(const voice_member *rows, iz count, const char *path,
+                                const textbuf *members, textbuf *faults)
+{
+    size_t n = strlen(path);
+    for (iz i = 0; i < count; i++) {
+        const char *name = rows[i].path + n + (n > 0);
+        char wanted[80];
+        if (!rows[i].required || strncmp(rows[i].path, path, n) || (n && rows[i].path[n] != '.') ||
+            strchr(name, '.'))
+            continue;
+        snprintf(wanted, sizeof wanted, "|%s|", name);
+        if (!text_has(members, wanted))
+            voice_fault(faults, "missing", rows[i].path);
+    }
+}
+
+/* Walks a document by the schema: every value must be of a known path and kind. */
+static void voice_check_value(peeker *p, const voice_member *rows, iz count, const char *path,
+                              textbuf *faults)
+{
+    textbuf below = {0}, name = {0}, members = {0};
+    iz i = 0;
+    peek_space(p);
+    int c = p->at < p->end ? *p->at : 0;
+    char kind = c == '"' ? 's' : c == 'n' ? '0' : (char)c;
+    while (*path && i < count && (strcmp(rows[i].path, path) || rows[i].kind != kind))
+        i++;
+    if (i == count)
+        voice_fault(faults, "not in the schema", path);
+    if (c != '{' && c != '[') {
+        peek_value(p, NULL, &name, 0);
+        text_free(&name);
+        return;
+    }
+    const char *end = c == '{' ? "}" : "]";
+    p->at++, peek_space(p);
+    for (b32 done = peek_take(p, end); !done && !p->bad;) {
+        text_clear(&below), text_clear(&name);
+        text_puts(&name, "#");
+        if (c == '{')
+            peek_space(p), peek_string(p, &name), peek_space(p), p->bad |= !peek_take(p, ":");
+        text_format(&below, "%s%s%s", path, *path ? "." : "", name.ptr);
+        text_format(&name, "|");
+        if (c == '{' && members.len && text_has(&members, name.ptr))
+            voice_fault(faults, "twice", below.ptr);
+        text_format(&members, "|%s", name.ptr);
+        voice_check_value(p, rows, count, below.ptr, faults);
+        peek_space(p);
+        done = peek_take(p, end);
+        p->bad |= !done && !peek_take(p, ",");
+    }
+    if (c == '{')
+        voice_check_members(rows, count, path, &members, faults);
+    text_free(&below), text_free(&name), text_free(&members);
+}
+
+static void voice_check_schema(str doc, const voice_member *rows, iz count, textbuf *faults)
+{
+    peeker p = {doc.ptr, doc.ptr + doc.len, 0};
+    textbuf none = {0};
+    if (peek_json(doc, "", &none) != '{')
+        voice_fault(faults, "not strict JSON", "");
+    else
+        voice_check_value(&p, rows, count, "", faults);
+    for (iz i = 0; i < doc.len; i++)
+        if (doc.ptr[i] >= 0x80 || (doc.ptr[i] < ' ' && doc.ptr[i] != '\n'))
+            voice_fault(faults, "not ASCII", "");
+    text_free(&none);
+}
+
+/* The strings of an array of the document, one a line; gives their number. */
+static iz voice_strings(str doc, const char *path, textbuf *lines)
+{
+    textbuf array = {0}, item = {0};
+    iz n = 0;
+    text_clear(lines);
+    if (peek_json(doc, path, &array) == '[') {
+        peeker p = {(u8 *)array.ptr + 1, (u8 *)array.ptr + array.len, 0};
+        for (peek_space(&p); p.at < p.end && *p.at == '"'; n++) {
+            peek_string(&p, &item);
+            text_format(lines, "%s\n", item.ptr);
+            peek_space(&p), peek_take(&p, ","), peek_space(&p);
+        }
+    }
+    text_free(&array), text_free(&item);
+    return n;
+}
+
+/* A string of the document by a path with one number in it. */
+static b32 voice_string(str doc, const char *path, iz i, textbuf *out)
+{
+    char at[120];
+    unit_print(at, sizeof at, path, i);
+    return peek_json(doc, at, out) == 's';
+}
+
+static b32 voice_is_name(const char *name, const char *more)
+{
+    b32 good = (*name >= 'A' && *name <= 'Z') || (*name >= 'a' && *name <= 'z');
+    for (; *name && good; name++)
+        good =
+            (*name >= 'A' && *name <= 'Z') || (*name >= 'a' && *name <= 'z') || strchr(more, *name);
+    return good;
+}
+
+/* Words that no invocation name may hold: wake words, launch and connecting words, articles. */
+static void voice_check_invocation(str doc, textbuf *faults)
+{
+    static const char refused[] =
+        " alexa amazon echo computer ziggy skill app launch ask tell load begin enable open start "
+        "play run resume use talk to from in using with by about for if whether of and that the a "
+        "an ";
+    textbuf name = {0};
+    char word[64];
+    iz words = 0;
+    peek_json(doc, LM ".invocationName", &name);
+    for (char *c = name.ptr; *c; c++)
+        if (!strchr("abcdefghijklmnopqrstuvwxyz '.", *c))
+            voice_fault(faults, "invocation name's character", name.ptr);
+    for (const char *at = name.ptr; *at; words++) {
+        iz n = (iz)strcspn(at, " ");
+        snprintf(word, sizeof word, " %.*s ", (int)n, at);
+        if (!n || strstr(refused, word))
+            voice_fault(faults, "invocation name's word", word);
+        at += n + (at[n] == ' ' && at[n + 1]);
+    }
+    if (words < 2 || name.len > 50)
+        voice_fault(faults, "invocation name's length", name.ptr);
+    text_free(&name);
+}
+
+/* The intents and the slot: what may be their names, and that they are those of the deployments
+ * that there are (github.com/martincostello/alexa-london-travel, static/interaction-model.doc),
+ * with FallbackIntent and RepeatIntent. The skill may know no other and must know all. */
+static void voice_check_intents(str doc, textbuf *faults)
+{
+    static const char wanted[] =
+        "|StatusIntent|DisruptionIntent|CommuteIntent|AMAZON.HelpIntent|AMAZON.StopIntent"
+        "|AMAZON.CancelIntent|AMAZON.NavigateHomeIntent|AMAZON.FallbackIntent|AMAZON.RepeatIntent|";
+    textbuf name = {0}, slot = {0}, type = {0}, members = {0};
+    iz n = 0;
+    text_puts(&members, "|");
+    for (; voice_string(doc, LM ".intents.%ld.name", n, &name); n++) {
+        b32 slots = voice_string(doc, LM ".intents.%ld.slots.0.name", n, &slot);
+        voice_string(doc, LM ".intents.%ld.slots.0.type", n, &type);
+        if (!voice_is_name(name.ptr, strncmp(name.ptr, "AMAZON.", 7) ? "_" : "_."))
+            voice_fault(faults, "intent's character", name.ptr);
+        if (slots != !strcmp(name.ptr, "StatusIntent") ||
+            (slots && (strcmp(slot.ptr, "LINE") || strcmp(type.ptr, "LINE_NAME"))))
+            voice_fault(faults, "slot", name.ptr);
+        if (str_word(text_str(&name), intent_names()) < 0)
+            voice_fault(faults, "intent that the skill does not know", name.ptr);
+        text_format(&name, "|");
+        if (text_has(&members, name.ptr))
+            voice_fault(faults, "intent twice", name.ptr);
+        text_puts(&members, name.ptr);
+        if (!strstr(wanted, name.ptr))
+            voice_fault(faults, "intent that is not expected", name.ptr);
+    }
+    if (members.len != (iz)strlen(wanted))
+        voice_fault(faults, "number of intents", "");
+    if (!voice_string(doc, LM ".types.%ld.name", 0, &name) || !voice_is_name(name.ptr, "_") ||
+        strcmp(name.ptr, "LINE_NAME") || voice_string(doc, LM ".types.%ld.name", 1, &name))
+        voice_fault(faults, "type", name.ptr);
+    for (const char *at = intent_names(); *at; at += strcspn(at, " "), at += *at == ' ') {
+        unit_print(name.ptr, (size_t)name.cap, "|%.*s|", (int)strcspn(at, " "), at);
+        if (!text_has(&members, name.ptr))
+            voice_fault(faults, "intent of the skill that is missing", name.ptr);
+    }
+    text_free(&name), text_free(&slot), text_free(&type), text_free(&members);
+}
+
+/* A name as it sounds: lower case, no stops, "&" as "and", a hyphen as a blank. */
+static void voice_sound(char *to, size_t cap, str name)
+{
+    size_t n = 0;
+    for (iz i = 0; i < name.len && n + 4 < cap; i++) {
+        u8 c = name.ptr[i];
+        if (c == '&')
+            n += (size_t)sprintf(to + n, "and");
+        else if (c != '.')
+            to[n++] = c == '-' ? ' ' : (char)(c | (c >= 'A' && c <= 'Z' ? 0x20 : 0));
+    }
+    to[n] = 0;
+}
+
+/* All that a line may be called, as "sound|id" lines. */
+static void voice_names(str doc, textbuf *names, textbuf *faults)
+{
+    textbuf values = {0}, id = {0}, value = {0}, synonyms = {0};
+    char path[40], sound[200], raw[200];
+    text_clear(names);
+    peek_json(doc, LM ".types.0.values", &values);
+    doc = text_str(&values);
+    for (iz i = 0; voice_string(doc, "%ld.id", i, &id); i++) {
+        voice_string(doc, "%ld.name.value", i, &value);
+        unit_print(path, sizeof path, "%ld.name.synonyms", i);
+        voice_strings(doc, path, &synonyms);
+        text_format(&value, "\n%s", synonyms.ptr);
+        for (str rest = text_str(&value); rest.len;) {
+            str name = str_cut(&rest, '\n');
+            voice_sound(sound, sizeof sound, name);
+            text_format(names, "%s|%s\n", sound, id.ptr);
+            snprintf(raw, sizeof raw, "%.*s", (int)name.len, name.ptr);
+            for (char *c = raw; *c; c++)
+                if (!strchr(" '.-", *c) && !is_alnum((u8)*c))
+                    voice_fault(faults, "name's character", raw);
+            if (!name.len || name.len > VOICE_VALUE_MAX || strpbrk(raw, "0123456789"))
+                voice_fault(faults, "name's length or digits", raw);
+        }
+    }
+    text_free(&values), text_free(&id), text_free(&value), text_free(&synonyms);
+}
+
+/* Is a line called that: the one with this id, or any? */
+static b32 voice_names_have(str names, str sound, str id)
+{
+    while (names.len) {
+        str row = str_cut(&names, '\n'), called = str_cut(&row, '|');
+        if (str_eq(called, sound) && (!id.ptr || str_eq(row, id)))
+            return 1;
+    }
+    return 0;
+}
+
+/* Is this what somebody says who says the phrase, with a line's name for the slot? */
+static b32 voice_utters(str phrase, str names, str said)
+{
+    char sound[200];
+    str tail = phrase, head = str_cut(&tail, '{');
+    if (head.len == phrase.len)
+        return str_eq_nocase(phrase, said);
+    str_cut(&tail, '}');
+    if (said.len <= head.len + tail.len || !str_eq_nocase(str_span(said, 0, head.len), head) ||
+        !str_eq_nocase(str_from(said, said.len - tail.len), tail))
+        return 0;
+    voice_sound(sound, sizeof sound, str_span(said, head.len, said.len - tail.len));
+    return voice_names_have(names, unit_str(sound), (str){0, 0});
+}
+
+/* One phrase: its characters, no digit among them, and its slot. */
+static void voice_check_phrase(const char *phrase, b32 slot_known, textbuf *faults)
+{
+    iz n = (iz)strlen(phrase), slots = 0;
+    if (!n || n > VOICE_SAMPLE_MAX || phrase[0] == ' ' || phrase[n - 1] == ' ' ||
+        strstr(phrase, "  "))
+        voice_fault(faults, "phrase's length or blanks", phrase);
+    for (const char *c = phrase; *c; c++) {
+        if (!strncmp(c, "{LINE}", 6) && slot_known) {
+            slots++, c += 5;
+            if ((c - 5 > phrase && c[-6] != ' ') || (c[1] && c[1] != ' '))
+                voice_fault(faults, "phrase's slot inside a word", phrase);
+        } else if (!strchr("abcdefghijklmnopqrstuvwxyz '.-", *c)) {
+            voice_fault(faults, "phrase's character", phrase);
+        }
+    }
+    if (slots > 1)
+        voice_fault(faults, "phrase's slots", phrase);
+}
+
+/* All phrases: none twice, and none of one intent that is another's, whatever line fills it. */
+static void voice_check_samples(str doc, textbuf *faults)
+{
+    static char phrase[2000][VOICE_SAMPLE_MAX + 2];
+    static iz intent[2000];
+    textbuf name = {0}, samples = {0}, names = {0};
+    char path[120];
+    iz count = 0;
+    voice_names(doc, &names, faults);
+    for (iz i = 0; voice_string(doc, LM ".intents.%ld.name", i, &name); i++) {
+        unit_print(path, sizeof path, LM ".intents.%ld.samples", i);
+        iz n = voice_strings(doc, path, &samples);
+        if (!n != !strncmp(name.ptr, "AMAZON.", 7) || (n && n < 100))
+            voice_fault(faults, "number of phrases", name.ptr);
+        for (str rest = text_str(&samples); rest.len && count < countof(phrase); count++) {
+            str one = str_cut(&rest, '\n');
+            snprintf(phrase[count], sizeof phrase[0], "%.*s", (int)one.len, one.ptr);
+            intent[count] = i;
+            voice_check_phrase(phrase[count], !strcmp(name.ptr, "StatusIntent"), faults);
+        }
+    }
+    for (iz i = 0; i < count; i++)
+        for (iz k = 0; k < count; k++) {
+            if (i < k && !strcasecmp(phrase[i], phrase[k]))
+                voice_fault(faults, "phrase twice", phrase[k]);
+            if (intent[i] != intent[k] &&
+                voice_utters(unit_str(phrase[i]), text_str(&names), unit_str(phrase[k])))
+                voice_fault(faults, "phrase of two intents", phrase[k]);
+        }
+    text_free(&name), text_free(&samples), text_free(&names);
+}
+
+/* The values of the slot: each id and each sound once. They are the lines that TfL has and London
+ * Overground as a whole; and whatever the skill calls a line, Alexa does. */
+static void voice_check_lines(str doc, textbuf *faults)
+{
+    textbuf names = {0}, id = {0}, ids = {0};
+    char sound[200];
+    iz lines = 0;
+    voice_names(doc, &names, faults);
+    for (str rest = text_str(&names); rest.len;) {
+        str row = str_cut(&rest, '\n'), called = str_cut(&row, '|');
+        snprintf(sound, sizeof sound, "%.*s", (int)called.len, called.ptr);
+        if (voice_names_have(rest, called, (str){0, 0}))
+            voice_fault(faults, "name twice", sound);
+    }
+    for (; voice_string(doc, LM ".types.0.values.%ld.id", lines, &id); lines++) {
+        iz i = 0;
+        while (i < countof(standin_lines) && strcmp(standin_lines[i].id, id.ptr))
+            i++;
+        if (i == countof(standin_lines) && strcmp(id.ptr, "london-overground"))
+            voice_fault(faults, "id", id.ptr);
+        text_format(&id, "|");
+        if (text_has(&ids, id.ptr))
+            voice_fault(faults, "id twice", id.ptr);
+        text_format(&ids, "|%s", id.ptr);
+    }
+    if (lines != countof(standin_lines) + 1)
+        voice_fault(faults, "number of lines", "");
+    for (str rows = line_rows(); rows.len;) {
+        str row = str_cut(&rows, '\n'), rest = row, own = str_cut(&rest, '|');
+        while (row.len) {
+            voice_sound(sound, sizeof sound, str_cut(&row, '|'));
+            if (!voice_names_have(text_str(&names), unit_str(sound), own))
+                voice_fault(faults, "name of the skill that is missing", sound);
+        }
+    }
+    text_free(&names), text_free(&id), text_free(&ids);
+}
+
+static void voice_check_model(str doc, textbuf *faults)
+{
+    text_clear(faults);
+    voice_check_schema(doc, voice_model_members, countof(voice_model_members), faults);
+    if (faults->len)
+        return;
+    if (doc.len > VOICE_MODEL_MAX)
+        voice_fault(faults, "size", "");
+    voice_check_invocation(doc, faults);
+    voice_check_intents(doc, faults);
+    voice_check_samples(doc, faults);
+    voice_check_lines(doc, faults);
+}
+
+/* The first place where `find` stands gets another text. */
+static void voice_change(textbuf *to, const textbuf *from, const char *find, const char *put)
+{
+    const char *at = strstr(from->ptr, find);
+    text_clear(to);
+    CHECK_ROW(at, find);
+    if (!at)
+        return;
+    text_add(to, from->ptr, at - from->ptr);
+    text_puts(to, put);
+    text_puts(to, at + strlen(find));
+}
+
+static void voice_print_faults(const textbuf *faults)
+{
+    if (faults->len)
+        fprintf(stderr, "%.2000s", faults->ptr);
+    CHECK(!faults->len);
+}
+
+#define VALUE_141                                                                            \
+    "\"met met met met met met met met met met met met met met met met met met met met met " \
+    "met met met met met met met met met met met met met met met\""
+
+/* The model is without fault, and a fault in it would be members. */
+static void test_voice_model(void)
+{
+    static const struct {
+        const char *find, *put, *fault;
+    } rows[] = {
+        {"\"samples\": []", "\"samples\": [],", "not strict JSON"},
+        {"\"samples\": []", "\"samples\": null", "not in the schema: " LM ".intents.#.samples"},
+        {"\"samples\": []", "\"samples\": [], \"samples\": []", "twice: " LM ".intents.#.samples"},
+        {"\"samples\": []", "\"sample\": []", "missing: " LM ".intents.#.samples"},
+        {"\"value\": \"Jubilee\"", "\"value\": 7", "not in the schema: " LM ".types.#.values.#"},
+        {"\"value\": \"Jubilee\"", "\"value\": \"Jubil\\u00e9e\"", "name's character"},
+        {"\"value\": \"Jubilee\"", "\"value\": \"Jubil\xc3\xa9\"", "not ASCII"},
+        {"london travel", "london", "invocation name's length"},
+        {"london travel", "London travel", "invocation name's character"},
+        {"london travel", "the travel", "invocation name's word"},
+        {"london travel", "london  travel", "invocation name's word"},
+        {"\"CommuteIntent\"", "\"Commute2Intent\"", "intent's character"},
+        {"\"CommuteIntent\"", "\"Commute.Intent\"", "intent's character"},
+        {"\"CommuteIntent\"", "\"TravelIntent\"", "intent that the skill does not know"},
+        {"\"CommuteIntent\"", "\"TravelIntent\"", "intent of the skill that is missing"},
+        {"\"CommuteIntent\"", "\"StatusIntent\"", "intent twice"},
+        {"AMAZON.StopIntent", "AMAZON.YesIntent", "intent that is not expected"},
+        {"\"name\": \"LINE\"", "\"name\": \"line\"", "slot: StatusIntent"},
+        {"\"type\": \"LINE_NAME\"", "\"type\": \"LINE\"", "slot: StatusIntent"},
+        {"\"name\": \"LINE_NAME\"", "\"name\": \"LINE-NAME\"", "type: LINE-NAME"},
+        {"\"my commute\"", "\"my commute?\"", "phrase's character"},
+        {"\"my commute\"", "\"my 9 commute\"", "phrase's character"},
+        {"\"my commute\"", "\"my {LINE} commute\"", "phrase's character"},
+        {"\"my commute\"", "\"\"", "phrase's length"},
+        {"\"my commute\"", "\" my commute\"", "phrase's length"},
+        {"\"my commute\"", "\"my commute today\"", "phrase twice"},
+        {"\"my commute\"", "\"Delays\"", "phrase twice"},
+        {"\"my commute\"", "\"crossrail status\"", "phrase of two intents: crossrail status"},
+        {"\"my commute\"", "\"the drain\"", "phrase of two intents: the drain"},
+        {"\"{LINE} status\"", "\"{LINE}s status\"", "phrase's slot inside a word"},
+        {"\"{LINE} status\"", "\"{ROW} status\"", "phrase's character"},
+        {"\"{LINE} status\"", "\"{LINE} {LINE}\"", "phrase's slots"},
+        {"\"samples\": []", "\"samples\": [\"stop\"]", "number of phrases"},
+        {"\"met\"", VALUE_141, "name's length"},
+        {"\"met\"", "\"line 2\"", "name's length or digits"},
+        {"\"met\"", "\"h & c\"", "name's character"},
+        {"\"met\"", "\"Circle\"", "name twice: circle"},
+        {"\"met\"", "\"metro\"", "name of the skill that is missing: met"},
+        {"\"lizzie\"", "\"liz\"", "name twice: liz"},
+        {"\"id\": \"windrush\"", "\"id\": \"weaver\"", "id twice"},
+        {"\"id\": \"windrush\"", "\"id\": \"tfl-rail\"", "id: tfl-rail"},
+    };
+    textbuf model = {0}, again = {0}, faults = {0};
+    voice_model(&model), voice_model(&again);
+    CHECK(model.len == again.len && !memcmp(model.ptr, again.ptr, (size_t)model.len));
+    CHECK(str_starts(text_str(&model),
+                     S("{\n  \"interactionModel\": {\n    \"languageModel\": {\n      \"inv")));
+    CHECK(!strstr(model.ptr, " \n") && !strcmp(model.ptr + model.len - 3, "\n}\n"));
+    voice_check_model(text_str(&model), &faults);
+    voice_print_faults(&faults);
+    for (iz i = 0; i < countof(rows); i++) {
+        voice_change(&again, &model, rows[i].find, rows[i].put);
+        voice_check_model(text_str(&again), &faults);
+        CHECK_ROW(text_has(&faults, rows[i].fault), rows[i].fault);
+    }
+    text_free(&model), text_free(&again), text_free(&faults);
+}
+
+/* The texts of the manifest have these lengths and this number. */
+static void voice_check_text(str doc, const char *path, iz least, iz most, textbuf *faults)
+{
+    textbuf value = {0};
+    if (peek_json(doc, path, &value) != 's' || value.len < least || value.len > most)
+        voice_fault(faults, "length", path);
+    text_free(&value);
+}
+
+/* "Alexa, ask London Travel", and then a phrase of the model with a line in its slot. */
+static void voice_check_example(str example, str phrases, str names, textbuf *faults)
+{
+    char said[300];
+    str start = S("Alexa, ask London Travel ");
+    b32 found = 0;
+    snprintf(said, sizeof said, "%.*s", (int)example.len, example.ptr);
+    while (phrases.len && !found && str_starts(example, start))
+        found = voice_utters(str_cut(&phrases, '\n'), names, str_from(example, start.len));
+    if (!found)
+        voice_fault(faults, "example", said);
+}
+
+static void voice_check_manifest(str doc, textbuf *faults)
+{
+    textbuf model = {0}, names = {0}, phrases = {0}, more = {0}, examples = {0};
+    text_clear(faults);
+    voice_check_schema(doc, voice_manifest_members, countof(voice_manifest_members), faults);
+    voice_check_text(doc, PUB ".locales.en-GB.name", 2, 50, faults);
+    voice_check_text(doc, PUB ".locales.en-GB.summary", 1, 160, faults);
+    voice_check_text(doc, PUB ".locales.en-GB.description", 1, 4000, faults);
+    voice_check_text(doc, PUB ".testingInstructions", 1, 4000, faults);
+    voice_model(&model);
+    voice_names(text_str(&model), &names, faults);
+    for (iz i = 0; i < 3; i++) {
+        char path[120];
+        unit_print(path, sizeof path, LM ".intents.%ld.samples", i);
+        voice_strings(text_str(&model), path, &more);
+        text_add(&phrases, more.ptr, more.len);
+    }
+    iz count = voice_strings(doc, PUB ".locales.en-GB.examplePhrases", &examples);
+    if (count < 1 || count > 3)
+        voice_fault(faults, "number of examples", "");
+    for (str rest = text_str(&examples); rest.len;)
+        voice_check_example(str_cut(&rest, '\n'), text_str(&phrases), text_str(&names), faults);
+    count = voice_strings(doc, PUB ".locales.en-GB.keywords", &more);
+    if (count < 1 || count > 30)
+        voice_fault(faults, "number of keywords", "");
+    text_free(&model), text_free(&names), text_free(&phrases), text_free(&more);
+    text_free(&examples);
+}
+
+#define VOICE_80 "0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 012"
+#define ARN "arn:aws:lambda:eu-west-1:123456789012:function:travel"
+
+static void test_voice_manifest(void)
+{
+    static const struct {
+        const char *find, *put, *fault;
+    } rows[] = {
+        {"\"1.0\",", "\"1.0\"", "not strict JSON"},
+        {"\"containsAds\": false", "\"containsAds\": \"false\"", "not in the schema"},
+        {"\"category\"", "\"categories\"", "missing: " PUB ".category"},
+        {"\"uri\": \"" ARN "\"", "\"url\": \"\"", "missing: manifest.apis.custom.endpoint.uri"},
+        {"\"summary\": \"", "\"summary\": \"" VOICE_80 VOICE_80, "length: " PUB ".locales"},
+        {"\"London Travel\"", "\"L\"", "length: " PUB ".locales.en-GB.name"},
+        {"about my commute\"", "about my commute\", \"Alexa, ask London Travel my commute\"",
+         "number of examples"},
+        {"about my commute\"", "about my train\"", "example"},
+        {"the Victoria line is", "the Jabberwocky line is", "example"},
+        {"Alexa, ask London Travel about", "Alexa, ask Travel about", "example"},
+    };
+    static const struct {
+        const char *arn;
+        b32 good;
+    } arns[] = {
+        {ARN, 1},
+        {ARN ":live", 1},
+        {VOICE_NO_ARN, 1},
+        {ARN "\"", 0},
+        {ARN " ", 0},
+        {"", 0},
+        {"arn:aws:lambda:eu-west-1:12345678901:function:travel", 0},
+        {"arn:aws:lambda:eu-west-1:1234567890123:function:travel", 0},
+        {"arn:aws:lambda:eu-west-1:123456789012:function:", 0},
+        {"arn:aws:s3:::travel", 0},
+        {"travel", 0},
+    };
+    textbuf manifest = {0}, again = {0}, faults = {0}, out = {0};
+    voice_manifest(&manifest, ARN), voice_manifest(&again, ARN);
+    CHECK(manifest.len == again.len && !memcmp(manifest.ptr, again.ptr, (size_t)again.len));
+    voice_check_manifest(text_str(&manifest), &faults);
+    voice_print_faults(&faults);
+    peek_json(text_str(&manifest), "manifest.apis.custom.endpoint.uri", &out);
+    CHECK(!strcmp(out.ptr, ARN));
+    peek_json(text_str(&manifest), PUB ".category", &out);
+    CHECK(!strcmp(out.ptr, "PUBLIC_TRANSPORTATION")); /* of the schema's enumeration */
+    peek_json(text_str(&manifest), "manifest.manifestVersion", &out);
+    CHECK(!strcmp(out.ptr, "1.0"));
+    for (iz i = 0; i < countof(rows); i++) {
+        voice_change(&again, &manifest, rows[i].find, rows[i].put);
+        voice_check_manifest(text_str(&again), &faults);
+        CHECK_ROW(text_has(&faults, rows[i].fault), rows[i].fault);
+    }
+    for (iz i = 0; i < countof(arns); i++)
+        CHECK_ROW(voice_arn_good(arns[i].arn) == arns[i].good, arns[i].arn);
+    text_free(&manifest), text_free(&again), text_free(&faults), text_free(&out);
+}
+
+/* What SAY asks for. */
+static void test_voice_say(void)
+{
+    static const struct {
+        const char *say, *intent, *spoken, *id; /* intent "": a launch */
+    } rows[] = {
+        {"victoria", "StatusIntent", "victoria", "victoria"},
+        {"The Victoria Line", "StatusIntent", "victoria", "victoria"},
+        {"Alexa, ask London Travel about the Victoria line", "StatusIntent", "victoria",
+         "victoria"},
+        {"how's the Northern line?", "StatusIntent", "northern", "northern"},
+        {"hows the northern line", "StatusIntent", "northern", "northern"},
+        {"is the central line open", "StatusIntent", "central", "central"},
+        {"Hammersmith & City", "StatusIntent", "hammersmith and city", "hammersmith-city"},
+        {"D.L.R.", "StatusIntent", "dlr", "dlr"},
+        {"d. l. r. status", "StatusIntent", "d l r", "dlr"},
+        {"any problems on the drain today", "StatusIntent", "drain", "waterloo-city"},
+        {"will the Hammersmith & City line take me to work", "StatusIntent", "hammersmith and city",
+         "hammersmith-city"},
+        {"metal victorian circles", "StatusIntent", "metal victorian circles", NULL},
+        {"the Elizabeth line", "StatusIntent", "elizabeth", "elizabeth"},
+        {"how's elizabeth line doing", "StatusIntent", "elizabeth line", "elizabeth"},
+        {"is the jabberwocky line running", "StatusIntent", "jabberwocky", NULL},
+        {"jabberwocky", "StatusIntent", "jabberwocky", NULL},
+        {"the city", "StatusIntent", "city", "waterloo-city"},
+        {"is there any disruption?", "DisruptionIntent", NULL, NULL},
+        {"Alexa, ask London Travel if there are any delays on the tube", "DisruptionIntent", NULL,
+         NULL},
+        {"disruption, please", "DisruptionIntent", "disruption please", NULL},
+        {"is there any disruption on the jubilee line", "StatusIntent", "jubilee", "jubilee"},
+        {"How's my commute looking?", "CommuteIntent", NULL, NULL},
+        {"help", "AMAZON.HelpIntent", "help", NULL},
+        {"Stop!", "AMAZON.StopIntent", "stop", NULL},
+        {"cancel", "AMAZON.CancelIntent", "cancel", NULL},
+        {"repeat that", "AMAZON.RepeatIntent", "repeat that", NULL},
+        {"Alexa, open London Travel", "", NULL, NULL},
+        {"launch", "", NULL, NULL},
+        {"Alexa, London Travel", "", NULL, NULL},
+        {"", "", NULL, NULL},
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        run_turn t = run_say(rows[i].say);
+        b32 launch = !strcmp(t.event.type, "LaunchRequest");
+        CHECK_ROW(!strcmp(t.said, rows[i].say) && launch == !*rows[i].intent, rows[i].say);
+        if (launch)
+            continue;
+        CHECK_ROW(!strcmp(t.event.intent, rows[i].intent), rows[i].say);
+        CHECK_ROW(rows[i].spoken ? t.event.spoken && !strcmp(t.event.spoken, rows[i].spoken)
+                                 : !t.event.spoken,
+                  rows[i].say);
+        CHECK_ROW(rows[i].id ? t.event.id && !strcmp(t.event.id, rows[i].id) : !t.event.id,
+                  rows[i].say);
+        CHECK_ROW(!t.event.token == !!strcmp(t.event.intent, "CommuteIntent"), rows[i].say);
+    }
+}
+
+/* One name of a line as Alexa sends it, resolved or not: TfL is asked for that very line, and the
+ * answer names it. */
+static void e2e_voice_ask(world *w, const char *id, const char *name, const char *spoken)
+{
+    b32 whole = !strcmp(id, "london-overground");
+    textbuf heard = {0};
+    char asked[120], called[40];
+    snprintf(asked, sizeof asked, "/Line/%s/Status",
+             whole ? "liberty%2Clioness%2Cmildmay%2Csuffragette%2Cweaver%2Cwindrush" : id);
+    snprintf(called, sizeof called, "%s", !strcmp(id, "dlr") ? "D.L.R." : name);
+    for (int resolved = 0; resolved < 2; resolved++) {
+        alexa_event e = {.type = "IntentRequest", .intent = "StatusIntent", .spoken = spoken};
+        if (resolved)
+            e.id = id, e.name = name;
+        world_forget(w);
+        CHECK_ROW(e2e_ask(w, &e, &heard) == 'r', spoken);
+        CHECK_ROW(world_count(w, W_TFL, asked, NULL) == 1, spoken);
+        CHECK_ROW(world_count(w, W_TFL, "", NULL) == 1, spoken);
+        CHECK_ROW(text_has(&heard, called), spoken);
+    }
+    text_free(&heard);
+}
+
+/* There and back: every id, name and synonym of the model is understood by the bootstrap, resolved
+ * or not, and every intent is one of its own. */
+static void test_e2e_voice_model(void)
+{
+    textbuf model = {0}, id = {0}, name = {0}, list = {0}, heard = {0};
+    char path[120], one[200];
+    world w;
+    if (!e2e_ready())
+        return;
+    e2e_open(&w);
+    voice_model(&model);
+    str doc = text_str(&model);
+    for (iz i = 0; voice_string(doc, LM ".types.0.values.%ld.id", i, &id); i++) {
+        voice_string(doc, LM ".types.0.values.%ld.name.value", i, &name);
+        unit_print(path, sizeof path, LM ".types.0.values.%ld.name.synonyms", i);
+        voice_strings(doc, path, &list);
+        e2e_voice_ask(&w, id.ptr, name.ptr, id.ptr);
+        e2e_voice_ask(&w, id.ptr, name.ptr, name.ptr);
+        for (str rest = text_str(&list); rest.len;) {
+            str synonym = str_cut(&rest, '\n');
+            snprintf(one, sizeof one, "%.*s", (int)synonym.len, synonym.ptr);
+            e2e_voice_ask(&w, id.ptr, name.ptr, one);
+        }
+    }
+    for (iz i = 0; voice_string(doc, LM ".intents.%ld.name", i, &name); i++) {
+        alexa_event e = {.type = "IntentRequest", .intent = name.ptr, .token = world_token};
+        CHECK_ROW(e2e_ask(&w, &e, &heard) == 'r' && heard.len, name.ptr);
+        CHECK_ROW(text_has(&heard, "can't help with that") ==
+                      !strcmp(name.ptr, "AMAZON.FallbackIntent"),
+                  name.ptr);
+    }
+    CHECK(!text_has(&w.log, "UnhandledIntent"));
+    e2e_ask(&w, &(alexa_event){.type = "IntentRequest", .intent = "AMAZON.YesIntent"}, &heard);
+    world_idle(&w, 100);
+    CHECK(text_has(&w.log, "UnhandledIntent") && text_has(&heard, "can't help with that"));
+    e2e_close(&w);
+    text_free(&model), text_free(&id), text_free(&name), text_free(&list), text_free(&heard);
 }
 
 /* ---- the long run, and what no log may hold ---- */
@@ -19228,6 +20482,10 @@ static const struct {
     {"peers", test_peers},
     {"dns_real_server", test_dns_real_server},
     {"e2e_https", test_e2e_https},
+    {"voice_model", test_voice_model},
+    {"voice_manifest", test_voice_manifest},
+    {"voice_say", test_voice_say},
+    {"e2e_voice_model", test_e2e_voice_model},
     {"e2e_ten_thousand", test_e2e_ten_thousand},
     {"e2e_no_secret_in_any_log", test_e2e_no_secret_in_any_log},
 };
@@ -19263,6 +20521,8 @@ int main(int argc, char **argv)
         return command_run();
     if (!strcmp(command, "serve") && argc <= 3)
         return command_serve(argc > 2 ? atoi(argv[2]) : 0);
+    if (!strcmp(command, "model"))
+        return command_model(argc - 2, argv + 2);
     if (!strcmp(command, "bench") && argc == 2)
         return command_bench();
     if (!strcmp(command, "get"))
@@ -19271,8 +20531,8 @@ int main(int argc, char **argv)
         return command_vectors(argc - 2, argv + 2);
     if (argc <= 2 && command[0] != '-')
         return command_test(command);
-    fprintf(stderr, "usage: skill_test [NAME | run | serve [PORT] | bench | get URL | "
-                    "vectors FILE...]\n");
+    fprintf(stderr, "usage: skill_test [NAME | run | serve [PORT] | model [manifest [ARN]] | "
+                    "bench | get URL | vectors FILE...]\n");
     return 2;
 }
 
