@@ -1117,7 +1117,7 @@ static void json_after_value(json *j)
 
 static void json_skip_space(json *j)
 {
-    while (read_one_of(&j->in, " \t\r\n"))
+    while (reader_peek(&j->in) <= ' ' && read_one_of(&j->in, " \t\r\n"))
         ;
 }
 
@@ -1398,9 +1398,10 @@ static i32 json_walk_find(json_walk *walk, b32 leave)
     return found;
 }
 
-static void json_walk_out(json_walk *walk)
+static void json_walk_out(json_walk *walk, b32 met)
 {
-    json_walk_find(walk, 1);
+    if (met)
+        json_walk_find(walk, 1);
     while (walk->path.len && walk->room[--walk->path.len] != '.')
         ;
 }
@@ -1415,7 +1416,7 @@ static i32 json_walk_next(json *j)
     for (;;) {
         json_kind kind = json_next(j);
         if (kind == JSON_OBJECT_END && j->depth > walk->outside) {
-            json_walk_out(walk);
+            json_walk_out(walk, 1);
         } else if (kind != JSON_NAME) {
             j->walk = walk;
             return -1;
@@ -1427,7 +1428,7 @@ static i32 json_walk_next(json *j)
                 continue;
             if (found == JSON_WALK_ASTRAY)
                 json_skip(j);
-            json_walk_out(walk);
+            json_walk_out(walk, found != JSON_WALK_ASTRAY);
             if (found >= 0)
                 return found;
         }
