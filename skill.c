@@ -511,10 +511,20 @@ static b32 str_eq_nocase(str a, str b)
     return a.len == b.len && !str_order_nocase(a, b);
 }
 
-/* The index of the first such byte, or -1. */
+/* The index of the first such byte, or -1; eight bytes at a time, as the program looks through its
+ * tables with it. A borrow can mark only bytes above one that is found itself. */
 static iz str_find(str s, u8 byte)
 {
-    for (iz i = 0; i < s.len; i++)
+    const u64 ones = 0x0101010101010101, tops = ones << 7;
+    iz i = 0;
+    for (; s.len - i >= 8; i += 8) {
+        u64 v;
+        __builtin_memcpy(&v, s.ptr + i, 8);
+        v ^= ones * byte;
+        if ((v - ones) & ~v & tops)
+            break;
+    }
+    for (; i < s.len; i++)
         if (s.ptr[i] == byte)
             return i;
     return -1;
