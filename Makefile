@@ -65,9 +65,9 @@ EARLY := lambda_post \
   connection_drop connection_fill connection_open connection_receive connection_send copy \
   dns_add env_get hex_value http_put http_put_line_end http_put_origin is_alnum is_one_of \
   lambda_ask lambda_put_start memcmp memcpy memset os_connect os_recv os_send put put_byte \
-  put_text put_uint read_byte read_bytes reader_of reader_peek start start_guarded str_eq \
-  str_find str_from str_is str_is_visible str_of_array str_span str_starts str_to_uint to_lower \
-  url_origin url_parse wipe writer_of written
+  put_text put_uint read_byte read_bytes reader_of reader_peek start start_guarded \
+  start_prepared str_eq str_find str_from str_is str_is_visible str_of_array str_span str_starts \
+  str_to_uint to_lower url_origin url_parse wipe writer_of written
 
 # One segment for code and constants, one for memory that holds nothing in the file. What a linker
 # adds for dynamic loading goes. The early part is named first, and placed behind the rest.
@@ -79,7 +79,9 @@ SECTIONS {
   .early ALIGN(SIZEOF_HEADERS + SIZEOF(.note.gnu.build-id), 16) + SIZEOF(.text) : {
     $(foreach name,$(EARLY),*(.text.$(name) .text.$(name).* .rodata.$(name).*)) *(.text)
   } :code
-  .text ALIGN(SIZEOF_HEADERS + SIZEOF(.note.gnu.build-id), 16) : { *(.rodata*) *(.got .got.plt) *(.text .text.*) } :code
+  .text ALIGN(SIZEOF_HEADERS + SIZEOF(.note.gnu.build-id), 16) : {
+    *(.rodata*) *(.got .got.plt) *(.text .text.*)
+  } :code
   . = ALIGN(ABSOLUTE(ADDR(.early) + SIZEOF(.early)), CONSTANT(MAXPAGESIZE));
   .bss : { *(.bss.__stack_chk_guard) *(.bss.process_memory) *(.bss .bss.*) } :data
   /DISCARD/ : { *(.comment) *(.note*) *(.eh_frame*) }

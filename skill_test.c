@@ -213,6 +213,11 @@ static struct script {
     iz connects, sends, closes;                      /* calls so far */
     address to;                                      /* of the last connect */
 
+    iz copies, ends;         /* calls of os_copy, whose n-th gives id 100 + n, and os_wait_copy */
+    iz copy_is, copy_none;   /* the call that returns in the copy, and the one that has none */
+    i64 life[SCRIPT_ERRORS]; /* what each os_wait_copy takes, and whose end it tells */
+    i32 ended[SCRIPT_ERRORS], status;
+
     iz logs, faults;
     writer sent, log; /* all that was sent, and logged in `logs` calls */
 } script;
@@ -491,6 +496,22 @@ static void os_close(i32 fd)
         script.faults += !script.stream[fd - SCRIPT_FD].open;
         script.stream[fd - SCRIPT_FD].open = 0;
     }
+}
+
+static i32 os_copy(void)
+{
+    iz n = ++script.copies;
+    invariant(script.on);
+    return n == script.copy_is ? 0 : n == script.copy_none ? -1 : (i32)(100 + n);
+}
+
+static i32 os_wait_copy(i32 *status)
+{
+    iz n = script.ends++;
+    invariant(script.on && n < SCRIPT_ERRORS);
+    script.now += script.life[n];
+    *status = script.status;
+    return script.ended[n] ? script.ended[n] : -1;
 }
 
 static void os_log(str text)
@@ -11371,28 +11392,36 @@ static void test_lambda_post_odd_answers(void)
     }
 }
 
-/* restore/next comes first and over a connection of its own; anything but 200 ends the program. */
+/* restore/next comes first and over a connection of its own, of which nothing is left; anything but
+ * 200 ends the program. */
 static void test_lambda_restore(void)
 {
-    for (int status = 200; status <= 500; status += 300) {
-        static const char *env[] = {"AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001",
-                                    "AWS_LAMBDA_INITIALIZATION_TYPE=snap-start", 0};
-        static u8 memory[PROCESS_BYTES] __attribute__((aligned(16)));
+    static const char *env[] = {"AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001",
+                                "AWS_LAMBDA_INITIALIZATION_TYPE=snap-start", 0};
+    static const char *nowhere[] = {"AWS_LAMBDA_INITIALIZATION_TYPE=snap-start", 0};
+    static const int statuses[] = {200, 202, 403, 404, 500};
+    for (iz i = 0; i < countof(statuses); i++) {
         char text[80];
-        memset(memory, 0, sizeof memory);
-        arena process = arena_of(memory, PROCESS_BYTES);
+        arena *a = unit_arena();
         script_start();
-        unit_print(text, sizeof text, "HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", status);
+        unit_print(text, sizeof text, "HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", statuses[i]);
         script_add(unit_str(text), THEN_END);
-        script_add(S("HTTP/1.1 403 x\r\nContent-Length: 0\r\n\r\n"), THEN_END);
-        CHECK(skill_run(&process, unit_arena(), env) == 1);
+        CHECK(skill_start(a, env) == (i ? 1 : START_COPY));
         str sent = written(&script.sent);
         CHECK(str_starts(sent, S("GET /2018-06-01/runtime/restore/next HTTP/1.1\r\n")));
-        CHECK(unit_count(sent, "/invocation/next ") == (status == 200));
-        CHECK(script.connects == (status == 200 ? 2 : 1));
-        CHECK(unit_has(written(&script.log), "RuntimeApiStatus"));
-        os_unguard(memory, PROCESS_BYTES);
+        CHECK(unit_count(sent, "GET ") == 1 && script.connects == 1);
+        CHECK(script.closes == 1 && a->at == a->start);
+        for (iz k = 0; k < 1 << 16; k++)
+            if (a->start[k])
+                CHECK(!"what is left of the time before the snapshot");
+        CHECK((i > 0) == unit_has(written(&script.log), "RuntimeApiStatus"));
     }
+    script_start();
+    CHECK(skill_start(unit_arena(), nowhere) == 1 && !script.connects);
+    CHECK(unit_has(written(&script.log), "RuntimeApiUrl"));
+    script_start();
+    script.connect[0] = E_ConnectRefused;
+    CHECK(skill_start(unit_arena(), env) == 1 && unit_has(written(&script.log), "ConnectRefused"));
 }
 
 /* A broken connection is replaced once. */
@@ -13502,6 +13531,172 @@ static void test_loop_without_lambda(void)
               str_ends(written(&script.log), S("\n")));
         CHECK(i || unit_has(written(&script.log), "make run"));
     }
+}
+
+/* ---- what comes before the loop ---- */
+
+/* With this AWS_LAMBDA_MAX_CONCURRENCY; NULL: without. */
+static i32 unit_start(const char *concurrency)
+{
+    char text[100];
+    const char *env[] = {"PATH=/bin", concurrency ? text : 0, 0};
+    unit_print(text, sizeof text, "AWS_LAMBDA_MAX_CONCURRENCY=%s", concurrency ? concurrency : "");
+    return skill_start(unit_arena(), env);
+}
+
+/* As many workers as it says, within bounds. The last of them is where we are. */
+static void test_workers_count(void)
+{
+    static const struct {
+        const char *text;
+        i32 count;
+        b32 told;
+    } rows[] = {
+        {0, 1, 0},
+        {"", 1, 0},
+        {"1", 1, 0},
+        {"2", 2, 0},
+        {"08", 8, 0},
+        {"256", 256, 0},
+        {"257", 256, 0},
+        {"4611686018427387904", 256, 0},
+        {"0", 1, 1},
+        {"00", 1, 1},
+        {"-1", 1, 1},
+        {"+2", 1, 1},
+        {" 2", 1, 1},
+        {"2 ", 1, 1},
+        {"2x", 1, 1},
+        {"1e3", 1, 1},
+        {"two", 1, 1},
+        {"18446744073709551618", 1, 1}, /* 2 beyond 64 bits */
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        const char *row = rows[i].text ? rows[i].text : "none";
+        script_start();
+        script.copy_is = rows[i].count;
+        b32 alone = !rows[i].text || !*rows[i].text;
+        CHECK_ROW(unit_start(rows[i].text) == (alone ? START_ALONE : START_COPY), row);
+        CHECK_ROW(script.copies == (rows[i].count > 1 ? rows[i].count : 0), row);
+        CHECK_ROW(unit_has(written(&script.log), "WorkerCount") == rows[i].told, row);
+        CHECK_ROW(!script.ends && !script.connects, row);
+    }
+}
+
+/* Ends: each after that life, and of that worker. Five short lives in a row end all, with pauses of
+ * 0.1 to 0.4 s between them; a long one begins anew. */
+static void test_workers_end(void)
+{
+    static const i32 in_turn[] = {101, 103, 104, 105, 106, 107, 108, 109, 110, 111};
+    i64 started;
+    script_start();
+    started = script.now;
+    for (iz i = 0; i < countof(in_turn); i++)
+        script.ended[i] = in_turn[i], script.life[i] = SECOND;
+    script.status = 9;
+    CHECK(unit_start("2") == 1 && script.copies == 2 + 4 && script.ends == 5);
+    CHECK(script.now - started == 5 * SECOND + (1 + 2 + 3 + 4) * 100 * MS);
+    CHECK(unit_count(written(&script.log), "WorkerEnded") == 5);
+    CHECK(unit_count(written(&script.log), "exit=0,signal=9") == 5);
+    CHECK(unit_count(written(&script.log), "WorkersFail") == 1);
+    script.life[3] = WORKER_LIFE; /* the fourth lives long enough, and is followed at once */
+    script.ends = script.copies = 0;
+    script.now = started;
+    CHECK(unit_start("2") == 1 && script.copies == 2 + 8 && script.ends == 9);
+    CHECK(script.now - started == 8 * SECOND + WORKER_LIFE + (6 + 10) * 100 * MS);
+    script_start(); /* all are killed at once, after an hour: all are back at once */
+    started = script.now;
+    for (i32 i = 0; i < 8; i++)
+        script.ended[i] = 101 + i;
+    script.life[0] = 3600 * SECOND;
+    script.copy_is = 16;
+    script.status = 1 << 8;
+    CHECK(unit_start("8") == START_COPY && script.now - started == 3600 * SECOND);
+    CHECK(unit_count(written(&script.log), "exit=1,signal=0") == 8);
+    CHECK(!unit_has(written(&script.log), "WorkersFail"));
+    script_start(); /* somebody else's child is no worker */
+    script.ended[0] = 7, script.ended[1] = 104, script.ended[2] = 101, script.copy_is = 3;
+    CHECK(unit_start("2") == START_COPY && script.ends == 3 && script.copies == 3);
+    for (iz none = 1; none < 4; none++) { /* no process for the first, the second, another */
+        script_start();
+        script.ended[0] = 102;
+        script.copy_none = none;
+        CHECK(unit_start("2") == 1 && script.copies == none);
+        CHECK(unit_count(written(&script.log), "WorkerStart") == 1);
+    }
+    script_start(); /* no child to wait for, which cannot be */
+    CHECK(unit_start("2") == 1 && script.ends == 1 && script.copies == 2);
+}
+
+/* Where a needle ends in what was sent; null where it is not. */
+static const u8 *unit_behind(str all, str needle)
+{
+    for (iz i = 0; i + needle.len <= all.len; i++)
+        if (!memcmp(all.ptr + i, needle.ptr, (size_t)needle.len))
+            return all.ptr + i + needle.len;
+    return 0;
+}
+
+/* What one copy of this process puts on the wire for two events: two queries of DNS for the
+ * preferences, then a ClientHello to TfL. */
+static iz unit_copy_sends(u8 *out, iz cap)
+{
+    static const char *env[] = {
+        "AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001", "SSL_CERT_FILE=" SCRIPT_ROOTS,
+        "Skill__TflApiUrl=https://127.0.0.1:8443/", "Skill__SkillApiUrl=https://name.test/", 0};
+    int fds[2], status;
+    iz n = 0;
+    CHECK(!pipe(fds));
+    fflush(NULL);
+    pid_t pid = fork();
+    if (!pid) {
+        arena process = arena_of(unit_process, UNIT_PROCESS);
+        skill_run(&process, unit_arena(), env);
+        str sent = written(&script.sent);
+        _exit(write(fds[1], sent.ptr, (size_t)sent.len) != sent.len);
+    }
+    close(fds[1]);
+    for (iz got; (got = read(fds[0], out + n, (size_t)(cap - n))) > 0;)
+        n += got;
+    close(fds[0]);
+    CHECK(waitpid(pid, &status, 0) == pid && !status);
+    return n;
+}
+
+/* Two processes that were restored from one snapshot: whatever is to be random differs. */
+static void test_restored_copies_differ(void)
+{
+    static const char *env[] = {"AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001",
+                                "AWS_LAMBDA_INITIALIZATION_TYPE=snap-start", 0};
+    static u8 sent[2][1 << 16];
+    const u8 *hello[2], *query[2];
+    os_unguard(unit_process, UNIT_PROCESS);
+    memset(unit_process, 0, UNIT_PROCESS);
+    script_start();
+    script.roots = S("no certificate is asked for before the server's answer");
+    script_add(S(OK "Content-Length: 0\r\n\r\n"), THEN_END);
+    CHECK(skill_start(unit_arena(), env) == START_COPY);
+    unit_next(unit_copy(unit_intent("CommuteIntent", "", unit_commute_session)), "");
+    script_add(S(ACCEPTED), THEN_MORE);
+    unit_next(unit_copy(unit_intent("StatusIntent", "victoria", "")), "");
+    script_add(S(ACCEPTED), THEN_MORE);
+    unit_last(); /* connections beside that to the Runtime API are silent */
+    for (int i = 0; i < 2; i++) {
+        str all = {sent[i], unit_copy_sends(sent[i], countof(sent[i]))};
+        CHECK(unit_count(all, "/response ") == 2);
+        hello[i] = unit_behind(all, S(""));
+        query[i] = unit_behind(all, S("nametest"));
+        CHECK(hello[i] && query[i]);
+        if (!hello[i] || !query[i])
+            return;
+    }
+    CHECK(!memcmp(hello[0] + 6, "", 2) && !memcmp(hello[1] + 6, "", 2));
+    CHECK(memcmp(hello[0] + 8, hello[1] + 8, 32));           /* the random of each ClientHello */
+    const u8 *more[2];
+    for (int i = 0; i < 2; i++) /* the second query, for AAAA */
+        more[i] = unit_behind((str){query[i], 200}, S("nametest"));
+    CHECK(more[0] && more[1] && !memcmp(query[0] - 20, query[1] - 20, 25));
+    CHECK(memcmp(query[0] - 22, query[1] - 22, 2) || memcmp(more[0] - 22, more[1] - 22, 2));
 }
 
 /* ---- fuzzing ---- */
@@ -20450,6 +20645,9 @@ static const struct {
     {"loop_wipes", test_loop_wipes},
     {"loop_reconnects", test_loop_reconnects},
     {"loop_without_lambda", test_loop_without_lambda},
+    {"workers_count", test_workers_count},
+    {"workers_end", test_workers_end},
+    {"restored_copies_differ", test_restored_copies_differ},
     {"fuzz_entries", test_fuzz_entries},
     {"e2e_json_reader", test_e2e_json_reader},
     {"e2e_conversation", test_e2e_conversation},
