@@ -169,7 +169,7 @@ enum {
     LOG_LINE_MAX = 2048, /* a log line; longer texts are cut; of workers' lines 4096 stay whole */
     LOG_WORD_MAX = 64,   /* a name from outside inside a log line */
 
-    WORKERS_MAX = 256,  /* 16 for each processor, as Lambda's own for Python, on 16 of them */
+    WORKERS_MAX = 256,   /* 16 for each processor, as Lambda's own for Python, on 16 of them */
     WORKER_FAILURES = 4, /* workers in a row that die before WORKER_LIFE; one more ends all */
 
     ALEXA_RESPONSE_MAX = 24000, /* 24 KB is the old, safe bound of a response */
