@@ -8939,8 +8939,9 @@ static __attribute__((noinline)) err skill_invoke(skill *s, lambda *l, const inv
     return lambda_report(l, a, i, error);
 }
 
-/* Waits to be restored from a snapshot. All that was made for it is gone afterwards: randomness,
- * connections, tickets, answers of DNS and all else of skill_run's are of the copy's own making. */
+/* Waits to be restored from a snapshot. All that was made for it is gone afterwards: connections,
+ * tickets, answers of DNS and whatever else skill_run has are made by the copy, with randomness
+ * that the kernel draws anew (AWS's "Handling uniqueness with Lambda SnapStart"). */
 static err skill_restore(arena *a, const char *const *env, logger *log)
 {
     lambda *l = arena_new(a, lambda, 1);
@@ -8992,7 +8993,11 @@ static void worker_tell(i32 status, const logger *log)
 
 /* Starts workers, and another in the place of each that ends, after a pause if it lived for a
  * short time only. Returns 0 in a worker. In the process that watches over them, which takes no
- * byte from outside: the exit status when it gives up, and the workers end with it. */
+ * byte from outside: the exit status when it gives up, and the workers end with it.
+ *
+ * A worker that dies in `next` leaves its place there taken until an event was sent to it in vain
+ * (runtime_pool.go of AWS's emulator), so that another gets a 500 while all the others wait, too.
+ * To give up is right then: nothing is lost with an idle runtime, and Lambda starts it anew. */
 static i32 workers_watch(i32 count, const logger *log)
 {
     worker all[WORKERS_MAX];
