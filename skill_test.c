@@ -18678,7 +18678,7 @@ typedef struct crowd {
     int total, handed, done, wrong;
     int flying, most;          /* handed out and not answered: now, and the most at a time */
     int hold;                  /* nobody gets an event before so many wait for one */
-    int refuse;                /* a status for every `next`; 0: none */
+    int refuse;                /* so many calls of `next` more are answered with 500 */
     int conns;                 /* connections that asked */
     int asked[CROWD_TOGETHER]; /* their serial numbers */
     int by[CROWD_MAX]; /* the connection that each event went to, negative once it is answered */
@@ -18803,7 +18803,8 @@ static void crowd_answer(world *w, world_conn *c, const world_request *q)
     } else if (strcmp(what, "next")) {
         crowd_reply(w, c, 404, "", S("404 page not found\n"));
     } else if (many->refuse) {
-        crowd_reply(w, c, many->refuse, "", S("{\"errorMessage\":\"Internal Server Error\"}\n"));
+        many->refuse--;
+        crowd_reply(w, c, 500, "", S("{\"errorMessage\":\"Internal Server Error\"}\n"));
     } else {
         while (i < many->conns && many->asked[i] != c->serial)
             i++;
@@ -18967,6 +18968,7 @@ static void test_e2e_workers(void)
     all[WORKERS] = w.pid;
     check_guards(all, WORKERS + 1);
     for (int i = 0; i < 2; i++) {
+        the_crowd.refuse = i; /* the second one's place is not free at once */
         kill(all[i], SIGKILL);
         CHECK(process_ends(all[i]));
         CHECK(crowd_waits(&w, WORKERS - 1) && crowd_waits(&w, WORKERS));
@@ -18979,6 +18981,7 @@ static void test_e2e_workers(void)
     CHECK(children_of(w.pid, all) == WORKERS);
     check_guards(all, WORKERS);
     CHECK(text_has(&w.log, "worker exit=0,signal=9") && text_has(&w.log, "WorkerEnded"));
+    CHECK(text_has(&w.log, "worker exit=1,signal=0") && !the_crowd.refuse);
     CHECK(!text_has(&w.log, "WorkersFail") && w.pid);
     world_kill(&w);
     for (int i = 0; i < WORKERS; i++)
@@ -18995,7 +18998,7 @@ static void test_e2e_workers_fail(void)
         return;
     for (int refused = 0; refused < 2; refused++) {
         crowd_open(&w, 3);
-        the_crowd.refuse = refused ? 500 : 0;
+        the_crowd.refuse = refused ? 1000 : 0;
         if (!refused)
             world_refuse(&w, W_API);
         world_start(&w);
