@@ -105,6 +105,7 @@ __attribute__((used, noreturn)) static void start(const long *sp)
 
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -130,6 +131,7 @@ __attribute__((used, noreturn)) static void start(const long *sp)
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -19036,6 +19038,79 @@ static void test_e2e_emulator(void)
     e2e_close(&w);
 }
 
+/* ---- what runs before the first GET lies together ---- */
+
+#ifdef __x86_64__
+
+/* Where the linker's script has put the functions that run first; false if there is no such place.
+ * And where the program begins. */
+static b32 early_place(u64 *from, u64 *to, u64 *entry)
+{
+    int fd = open(world_bootstrap(), O_RDONLY | O_CLOEXEC);
+    struct stat st = {0};
+    b32 found = 0;
+    fstat(fd, &st);
+    const u8 *file = mmap(0, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    close(fd);
+    const Elf64_Ehdr *head = (const void *)file;
+    const Elf64_Shdr *section = (const void *)(file + head->e_shoff);
+    const char *names = (const char *)file + section[head->e_shstrndx].sh_offset;
+    for (int i = 0; i < head->e_shnum && !found; i++)
+        if (!strcmp(names + section[i].sh_name, ".early")) {
+            *from = section[i].sh_addr;
+            *to = *from + section[i].sh_size;
+            found = 1;
+        }
+    *entry = head->e_entry;
+    munmap((void *)(uz)file, (size_t)st.st_size);
+    return found;
+}
+
+/* Step by step up to the wait for the first answer: the Makefile's EARLY names every function. */
+static void test_e2e_early(void)
+{
+    struct user_regs_struct r = {0};
+    u64 from = 0, to = 0, entry = 0, base = 0, outside = 0;
+    int status;
+    long steps = 0;
+    world w;
+    if (!e2e_ready() || runner_given())
+        return;
+    CHECK(early_place(&from, &to, &entry));
+    world_open(&w);
+    pid_t pid = fork();
+    if (!pid) {
+        ptrace(PTRACE_TRACEME, 0, 0, 0);
+        execve(world_bootstrap(), (char *[]){(char *)(uz) "bootstrap", NULL}, w.env);
+        _exit(127);
+    }
+    for (; steps < 100000 && waitpid(pid, &status, 0) == pid && WIFSTOPPED(status); steps++) {
+        ptrace(PTRACE_GETREGS, pid, 0, &r);
+        u64 code = (u64)ptrace(PTRACE_PEEKTEXT, pid, (void *)(uz)r.rip, 0);
+        base = base ? base : r.rip - entry;
+        if (!outside && (r.rip - base < from || r.rip - base >= to))
+            outside = r.rip - base;
+        if ((code & 0xffff) == 0x050f && r.rax == 45) /* syscall, recvfrom */
+            break;
+        ptrace(PTRACE_SINGLESTEP, pid, 0, 0);
+    }
+    kill(pid, SIGKILL);
+    waitpid(pid, &status, 0);
+    CHECK(steps > 1000 && r.rax == 45);
+    if (outside)
+        fprintf(stderr, "not among the early functions: 0x%llx\n", outside);
+    CHECK(!outside);
+    world_close(&w);
+}
+
+#else
+
+static void test_e2e_early(void)
+{
+}
+
+#endif
+
 /* ---- snapshots ---- */
 
 /* The connection on which a restore is waited for, or NULL. */
@@ -21209,6 +21284,7 @@ static const struct {
     {"e2e_workers", test_e2e_workers},
     {"e2e_workers_fail", test_e2e_workers_fail},
     {"e2e_emulator", test_e2e_emulator},
+    {"e2e_early", test_e2e_early},
     {"e2e_restore", test_e2e_restore},
     {"e2e_empty_root", test_e2e_empty_root},
     {"e2e_ten_thousand", test_e2e_ten_thousand},
