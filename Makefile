@@ -35,7 +35,7 @@ CFLAGS_BOOTSTRAP := -std=c11 $(SIZE) $(WARN) -ffreestanding $(PIC) -fstack-prote
   -mstack-protector-guard=global -fno-asynchronous-unwind-tables -fomit-frame-pointer \
   -ffunction-sections -fdata-sections \
   $(if $(filter x86_64,$(MACHINE)),-fcf-protection=none)
-LDFLAGS_BOOTSTRAP := -static-pie -nostdlib -Wl,-z,noexecstack,--build-id=none,-T,$(OUT)/skill.ld
+LDFLAGS_BOOTSTRAP := -static-pie -nostdlib -Wl,-z,noexecstack,-T,$(OUT)/skill.ld -Wl,--build-id=
 CFLAGS_TEST := -std=c11 -D_GNU_SOURCE -O1 -g $(WARN) $(if $(CLANG),,-Wno-format-truncation) \
   $(SANITIZE)
 
@@ -46,24 +46,28 @@ CFLAGS_TEST := -std=c11 -D_GNU_SOURCE -O1 -g $(WARN) $(if $(CLANG),,-Wno-format-
 all: $(OUT)/bootstrap
 
 $(OUT)/bootstrap: skill.c $(OUT)/skill.ld
-	$(CC) $(CFLAGS_BOOTSTRAP) $(LDFLAGS_BOOTSTRAP) -s -o $@ skill.c
+	$(CC) $(CFLAGS_BOOTSTRAP) $(LDFLAGS_BOOTSTRAP)sha1 -s -o $@ skill.c
 
-# The same with symbols, for gdb and addr2line.
-$(OUT)/bootstrap.debug: skill.c $(OUT)/skill.ld
-	$(CC) $(CFLAGS_BOOTSTRAP) $(LDFLAGS_BOOTSTRAP) -g -o $@ skill.c
+# The same image with symbols, for gdb and addr2line. Its build id is given to it: a linker makes
+# one of the whole file, and that of the program is not to depend on what describes it.
+READELF := $(firstword $(shell command -v readelf llvm-readelf))
+$(OUT)/bootstrap.debug: $(OUT)/bootstrap
+	$(CC) $(CFLAGS_BOOTSTRAP) \
+	  $(LDFLAGS_BOOTSTRAP)0x$$($(READELF) -n $< | sed -n 's/.*Build ID: *//p') \
+	  -g '-ffile-prefix-map=$(CURDIR)=.' -o $@ skill.c
 
 # What runs up to the first GET and the wait for its answer, on x86_64, with the texts that it uses:
 # the kernel maps up to 64 KB of a file around each fault, so this lies on the image's last pages.
 # lambda_post, which is not needed so soon, fills the room in front: it may lie across the 64 KB.
 # The .text without a name is _start.
 EARLY := lambda_post \
-  address_number address_of address_v4 arena_alloc arena_keep arena_rewind arena_writer \
-  connection_drop connection_fill connection_open connection_receive connection_send copy \
-  dns_add env_get hex_value http_put http_put_line_end http_put_origin is_alnum is_one_of \
-  lambda_ask lambda_put_start memcmp memcpy memset os_connect os_recv os_send put put_byte \
-  put_text put_uint read_byte read_bytes reader_of reader_peek start start_guarded str_eq \
-  str_find str_from str_is str_is_visible str_of_array str_span str_starts str_to_uint to_lower \
-  url_origin url_parse wipe writer_of written
+  address_number address_of address_v4 arena_alloc arena_keep arena_reset arena_rewind \
+  arena_writer connection_drop connection_fill connection_open connection_receive connection_send \
+  copy dns_add env_get hex_value http_put http_put_end http_put_line_end http_put_origin is_alnum \
+  is_one_of lambda_ask lambda_init lambda_put_start memcmp memcpy memset os_connect os_recv \
+  os_send put put_byte put_text put_uint read_byte read_bytes reader_of reader_peek start \
+  start_guarded start_prepared str_eq str_find str_from str_is str_is_visible str_of_array \
+  str_span str_starts str_to_uint to_lower url_origin url_parse wipe writer_of written
 
 # One segment for code and constants, one for memory that holds nothing in the file. What a linker
 # adds for dynamic loading goes. The early part is named first, and placed behind the rest.
@@ -71,10 +75,13 @@ define SKILL_LD
 ENTRY(_start)
 PHDRS { code PT_LOAD FILEHDR PHDRS FLAGS(5); data PT_LOAD FLAGS(6); stack PT_GNU_STACK FLAGS(6); }
 SECTIONS {
-  .early SIZEOF_HEADERS + SIZEOF(.text) : {
+  .note.gnu.build-id SIZEOF_HEADERS : { *(.note.gnu.build-id) } :code
+  .early ALIGN(SIZEOF_HEADERS + SIZEOF(.note.gnu.build-id), 16) + SIZEOF(.text) : {
     $(foreach name,$(EARLY),*(.text.$(name) .text.$(name).* .rodata.$(name).*)) *(.text)
   } :code
-  .text SIZEOF_HEADERS : { *(.rodata*) *(.got .got.plt) *(.text .text.*) } :code
+  .text ALIGN(SIZEOF_HEADERS + SIZEOF(.note.gnu.build-id), 16) : {
+    *(.rodata*) *(.got .got.plt) *(.text .text.*)
+  } :code
   . = ALIGN(ABSOLUTE(ADDR(.early) + SIZEOF(.early)), CONSTANT(MAXPAGESIZE));
   .bss : { *(.bss.__stack_chk_guard) *(.bss.process_memory) *(.bss .bss.*) } :data
   /DISCARD/ : { *(.comment) *(.note*) *(.eh_frame*) }
@@ -133,7 +140,7 @@ OBJDUMP := $(firstword $(shell command -v $(MACHINE)-linux-gnu-objdump) objdump)
 TRACED := x25519 p256 chacha20-poly1305 aes-256-gcm hmac
 TRACE = $(RUNNER) -d nochain,exec -D $(OUT)/trace $(OUT)/ct trace $(1) $(2) && \
   awk '{ split($$4, pc, "/"); print pc[2] }' $(OUT)/trace | cksum
-ct: $(OUT)/bootstrap
+ct: $(OUT)/bootstrap $(OUT)/bootstrap.debug
 	$(CC) $(CFLAGS_HOSTED) -gdwarf-4 -DCT $(if $(RUNNER),-static) -o $(OUT)/ct skill_test.c
 ifeq ($(RUNNER),)
 	valgrind -q --log-file=$(OUT)/ct.log $(OUT)/ct
@@ -142,11 +149,10 @@ else
 	for name in $(TRACED); do first=$$($(call TRACE,$$name,1)); second=$$($(call TRACE,$$name,2)); \
 	  echo "$$name: $$first, $$second"; [ "$$first" = "$$second" ] || exit 1; done
 endif
-	$(CC) $(CFLAGS_BOOTSTRAP) $(LDFLAGS_BOOTSTRAP) -o $(OUT)/ct.symbols skill.c
-	for name in bootstrap ct.symbols; do \
+	for name in bootstrap bootstrap.debug; do \
 	  $(OBJDUMP:objdump=objcopy) -O binary $(OUT)/$$name $(OUT)/$$name.image; done
-	cmp $(OUT)/bootstrap.image $(OUT)/ct.symbols.image
-	for name in ct_select ct_swap; do $(OBJDUMP) -d --no-show-raw-insn $(OUT)/ct.symbols | \
+	cmp $(OUT)/bootstrap.image $(OUT)/bootstrap.debug.image
+	for name in ct_select ct_swap; do $(OBJDUMP) -d --no-show-raw-insn $(OUT)/bootstrap.debug | \
 	  awk -v name=$$name '/>:$$/ { on = $$2 ~ "^<" name "(\\.|>)"; found += on } \
 	  on && $$2 ~ /^(cmov|set|cs|b\.|cbn?z|tbn?z|j[^m])/ { print "  " $$0; \
 	    if ($$2 ~ /^(cmov|set|cs)/) bad = 1; else branches++ } \

@@ -12,6 +12,7 @@
  * Environment
  *   AWS_LAMBDA_RUNTIME_API      host:port of the Runtime API; Lambda sets it
  *   AWS_LAMBDA_INITIALIZATION_TYPE   snap-start: wait to be restored; Lambda sets it
+ *   AWS_LAMBDA_MAX_CONCURRENCY  worker processes, default 1; Managed Instances set it
  *   AWS_LAMBDA_LOG_FORMAT       Text (default) or JSON
  *   AWS_LAMBDA_LOG_LEVEL        TRACE, DEBUG, INFO (default), WARN, ERROR, FATAL
  *   Skill__TflApiUrl            base URL of TfL's API, default https://api.tfl.gov.uk/
@@ -165,8 +166,11 @@ enum {
     LAMBDA_ID_MAX = 256,      /* a request, invocation or trace id; real ones have 36 to 110 */
     LAMBDA_ANSWER_MAX = 4096, /* what the Runtime API says to a POST; a few dozen bytes */
     LAMBDA_POST_ROOM = 2 * (HTTP_REQUEST_MAX + HTTP_HEAD_MAX + LAMBDA_ANSWER_MAX), /* two tries */
-    LOG_LINE_MAX = 2048, /* a log line; longer texts are cut */
+    LOG_LINE_MAX = 2048, /* a log line; longer texts are cut; of workers' lines 4096 stay whole */
     LOG_WORD_MAX = 64,   /* a name from outside inside a log line */
+
+    WORKERS_MAX = 256,   /* 16 for each processor, as Lambda's own for Python, on 16 of them */
+    WORKER_FAILURES = 4, /* workers in a row that die before WORKER_LIFE; one more ends all */
 
     ALEXA_RESPONSE_MAX = 24000, /* 24 KB is the old, safe bound of a response */
     ALEXA_TEXT_MAX = 8000,      /* characters of speech with tags, and of a card */
@@ -188,6 +192,8 @@ static const i64 INVOCATION_BUDGET = 7 * SECOND; /* Alexa waits about 8 s */
 static const i64 LAMBDA_MARGIN = 300 * MS;       /* kept back from the function's deadline */
 static const i64 KEPT_SILENCE = 2 * SECOND;      /* first byte on a connection that was kept */
 static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; then three times it */
+static const i64 WORKER_LIFE = 5 * SECOND;       /* a worker that lives for less has failed */
+static const i64 WORKER_PAUSE = 100 * MS;        /* before another, for each failure in a row */
 
 /* Every error, with the sentence that stands behind its name in a log line and so need not repeat
  * it. The names are letters only, since Lambda keeps an error type only in the form
@@ -309,6 +315,10 @@ static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; the
     X(RootsMissing, "no file of roots")                       \
     X(HttpBusy, "status 408, 429 or 5xx")                     \
     X(HttpStatus, "unexpected status")                        \
+    X(WorkerCount, "not a number above 0")                    \
+    X(WorkerEnded, "another takes its place")                 \
+    X(WorkersFail, "they end soon after their start")         \
+    X(WorkerStart, "the system gives no process")             \
     X(RuntimeApiUrl, "missing or malformed")                  \
     X(RuntimeApiStatus, "unexpected status")                  \
     X(RequestIdInvalid, "not visible ASCII")                  \
@@ -365,6 +375,12 @@ static err os_send(i32 fd, str data, i64 deadline);
 /* Receives 1..cap bytes; 0 at the end of the stream; -1 with *error set. */
 static iz os_recv(i32 fd, u8 *buf, iz cap, i64 deadline, err *error);
 static void os_close(i32 fd);
+
+/* Starts a copy of this process, which is killed when this one ends. Its id, 0 in the copy itself,
+ * less than 0 if there is none. os_wait_copy waits until a copy has ended: its id, and its status
+ * as wait(2) has it. */
+static i32 os_copy(void);
+static i32 os_wait_copy(i32 *status);
 
 /* One line for the log, in one write. */
 static void os_log(str text);
@@ -7216,7 +7232,8 @@ static err http_get(connection *c, str target, str token, i64 deadline, arena *a
  * or error is POSTed under its request id, and so on, over one kept connection. The sandbox may be
  * frozen for hours inside any of these calls, so none has a time-out; Lambda itself ends a
  * function that hangs. A connection found broken is replaced once for a POST and a few times for
- * `next`. init/error has no use here: nothing that could fail comes before the first `next`.
+ * `next`. init/error and restore/error have no use here: nothing that needs the network or memory
+ * comes before the first `next` but restore/next itself, and Lambda sees a process that ends.
  *
  * Log lines are one write each, as text or as one JSON object, filtered by level. They hold names
  * of errors and what the program itself decided; of texts from outside only ids and names, cut to
@@ -7368,7 +7385,7 @@ static err lambda_ask(lambda *l, arena *a, const char *what)
 }
 
 /* Where the program was started for a snapshot, this call ends when a copy of it has been restored
- * from there. Nothing random has been drawn before it, and no connection outlives it. */
+ * from there (AWS's "Implementing SnapStart hooks for container images"). */
 static err lambda_restore(lambda *l, arena *a)
 {
     http_response r = {0};
@@ -8890,7 +8907,14 @@ static void alexa_answer(task *t, const alexa_request *q, answer *r)
  * The program in summary: ask Lambda for an event, make a response of it, hand it back. What one
  * invocation used is wiped before the next one. The first request is on its way before anything
  * that only an event needs is set up.
+ *
+ * On Lambda Managed Instances several events come at once: AWS's "Building custom runtimes for
+ * Lambda Managed Instances" wants AWS_LAMBDA_MAX_CONCURRENCY calls of `next` at a time. Here each
+ * is made by a process of its own with a loop of its own. They share the log, where a line is one
+ * write and stays whole, and the process that watches over them.
  * ------------------------------------------------------------------------------------------ */
+
+enum { START_ALONE = 0, START_COPY = -1 };
 
 /* From the bytes of an event to the bytes of its response. Errors are for /error: the event is not
  * one that this skill answers. Trouble with TfL or the preferences is not among them: the user
@@ -8925,6 +8949,118 @@ static __attribute__((noinline)) err skill_invoke(skill *s, lambda *l, const inv
     return lambda_report(l, a, i, error);
 }
 
+/* Waits to be restored from a snapshot. All that was made for it is gone afterwards: connections,
+ * tickets, answers of DNS and whatever else skill_run has are made by the copy, with randomness
+ * that the kernel draws anew (AWS's "Handling uniqueness with Lambda SnapStart"). */
+static err skill_restore(arena *a, const char *const *env, logger *log)
+{
+    lambda *l = arena_new(a, lambda, 1);
+    network *net = arena_new(a, network, 1);
+    invariant(l && net);
+    net->process = a;
+    net->env = env;
+    l->log = log;
+    err error = lambda_init(l, net);
+    if (!error)
+        error = lambda_restore(l, a);
+    arena_reset(a);
+    return error;
+}
+
+/* How many workers `text` asks for: 1 to WORKERS_MAX. */
+static i32 worker_count(str text, const logger *log)
+{
+    u64 n = 1;
+    if (text.len && (!str_to_uint(text, 1ull << 62, &n) || !n)) {
+        log_line(log, LOG_ERROR, "one worker", S(""), E_WorkerCount);
+        n = 1;
+    }
+    return n < WORKERS_MAX ? (i32)n : WORKERS_MAX;
+}
+
+typedef struct {
+    i32 id;
+    i64 start;
+} worker;
+
+static i32 worker_start(worker *w)
+{
+    w->start = os_monotonic();
+    w->id = os_copy();
+    return w->id;
+}
+
+static void worker_tell(i32 status, const logger *log)
+{
+    u8 buf[64];
+    writer w = writer_of(buf, countof(buf));
+    put_text(&w, "exit=");
+    put_uint(&w, (u64)(status >> 8 & 255), 1);
+    put_text(&w, ",signal=");
+    put_uint(&w, (u64)(status & 127), 1);
+    log_line(log, LOG_ERROR, "worker", written(&w), E_WorkerEnded);
+}
+
+/* Starts workers, and another in the place of each that ends, after a pause if it lived for a
+ * short time only. Returns 0 in a worker. In the process that watches over them, which takes no
+ * byte from outside: the exit status when it gives up, and the workers end with it.
+ *
+ * A worker that dies in `next` leaves its place there taken until an event was sent to it in vain
+ * (runtime_pool.go of AWS's emulator), so that another gets a 500 while all the others wait, too.
+ * To give up is right then: nothing is lost with an idle runtime, and Lambda starts it anew. */
+static i32 workers_watch(i32 count, const logger *log)
+{
+    worker all[WORKERS_MAX];
+    i32 failures = 0, status = 0, id = 1;
+    for (i32 i = 0; i < count && id > 0; i++)
+        id = worker_start(&all[i]);
+    while (id > 0) {
+        i32 i = 0;
+        id = os_wait_copy(&status);
+        while (i < count && all[i].id != id)
+            i++;
+        if (i == count) /* as the first process of a container it is given others' orphans, too */
+            continue;
+        worker_tell(status, log);
+        failures = os_monotonic() - all[i].start < WORKER_LIFE ? failures + 1 : 0;
+        if (failures > WORKER_FAILURES)
+            break;
+        os_sleep(os_monotonic() + failures * WORKER_PAUSE);
+        id = worker_start(&all[i]);
+    }
+    if (id)
+        log_line(log, LOG_FATAL, "the runtime ends", S(""), id > 0 ? E_WorkersFail : E_WorkerStart);
+    return id ? 1 : 0;
+}
+
+/* What comes before the loop in a copy: of a snapshot, or of a process that has several workers. A
+ * snapshot is restored first, once for all of them. Not inlined, as skill_invoke. */
+static __attribute__((noinline)) i32 skill_multiply(arena *a, const char *const *env, b32 restored,
+                                                    str concurrency)
+{
+    logger log = {0};
+    log_init(&log, env);
+    err error = restored ? skill_restore(a, env, &log) : E_None;
+    if (error) {
+        log_line(&log, LOG_FATAL, "not restored", S(""), error);
+        return 1;
+    }
+    i32 count = worker_count(concurrency, &log);
+    i32 status = count > 1 ? workers_watch(count, &log) : 0;
+    return status ? status : START_COPY;
+}
+
+/* What comes before the loop: START_ALONE when nothing does; START_COPY in a process that shares
+ * its memory's past, the stack guard, with others; or the exit status. */
+static i32 skill_start(arena *a, const char *const *env)
+{
+    b32 restored = str_is(env_get(env, "AWS_LAMBDA_INITIALIZATION_TYPE"), "snap-start");
+    str concurrency = env_get(env, "AWS_LAMBDA_MAX_CONCURRENCY");
+    if (!restored && !concurrency.len)
+        return START_ALONE;
+    return skill_multiply(a, env, restored, concurrency);
+}
+
 /* Returns the exit status, when Lambda's side has gone or says so. */
 static i32 skill_run(arena *process, arena *a, const char *const *env)
 {
@@ -8941,12 +9077,6 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
               "program; to try it here, type: make run\n"));
     iz failures = 0;
     l->log = &s->log;
-    if (!error && str_is(env_get(env, "AWS_LAMBDA_INITIALIZATION_TYPE"), "snap-start")) {
-        skill_init(s, net);
-        error = lambda_restore(l, a);
-        if (error)
-            log_line(&s->log, LOG_FATAL, "not restored", S(""), error);
-    }
     for (b32 first = 1; !error; first = 0) {
         invocation i;
         arena_reset(a);
@@ -9011,6 +9141,11 @@ enum {
     SYS_sendto = 44,
     SYS_recvfrom = 45,
     SYS_clock_gettime = 228,
+    SYS_getpid = 39,
+    SYS_clone = 56,
+    SYS_wait4 = 61,
+    SYS_getppid = 110,
+    SYS_prctl = 157,
     SYS_exit_group = 231,
     SYS_openat = 257,
     SYS_ppoll = 271,
@@ -9065,12 +9200,17 @@ enum {
     SYS_ppoll = 73,
     SYS_exit_group = 94,
     SYS_clock_gettime = 113,
+    SYS_prctl = 167,
+    SYS_getpid = 172,
+    SYS_getppid = 173,
     SYS_socket = 198,
     SYS_connect = 203,
     SYS_sendto = 206,
     SYS_recvfrom = 207,
     SYS_munmap = 215,
+    SYS_clone = 220,
     SYS_mmap = 222,
+    SYS_wait4 = 260,
     SYS_getrandom = 278,
 };
 
@@ -9136,6 +9276,9 @@ enum {
     AT_FDCWD = -100,
     O_CLOEXEC = 02000000,
     SEEK_END = 2,
+    PR_SET_PDEATHSIG = 1,
+    SIGKILL = 9,
+    SIGCHLD = 17,
     PROT_READ = 1,
     MAP_PRIVATE = 2,
 };
@@ -9367,6 +9510,29 @@ __attribute__((noinline)) static void os_close(i32 fd)
     system_call(SYS_close, fd, 0, 0);
 }
 
+/* clone as fork calls it: without flags it looks at none of its further arguments. A parent that
+ * has ended before it was named cannot send a signal, but then it is no longer the parent. */
+static i32 os_copy(void)
+{
+    long parent = system_call(SYS_getpid, 0, 0, 0);
+    long id = system_call(SYS_clone, SIGCHLD, 0, 0);
+    if (id)
+        return (i32)id;
+    system_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0);
+    if (system_call(SYS_getppid, 0, 0, 0) != parent)
+        system_call(SYS_exit_group, 1, 0, 0);
+    return 0;
+}
+
+static i32 os_wait_copy(i32 *status)
+{
+    long id;
+    do
+        id = system_call_of_six(SYS_wait4, -1, (long)status, 0, 0, 0, 0);
+    while (id == -EINTR);
+    return (i32)id;
+}
+
 static void os_log(str text)
 {
     system_call(SYS_write, 2, (long)text.ptr, text.len);
@@ -9405,15 +9571,31 @@ __attribute__((noinline)) static i32 start_guarded(const char *const *env)
     return skill_run(&process, &event, env);
 }
 
+/* The same for what comes before: its guard may be another one than the loop's. */
+__attribute__((noinline)) static i32 start_prepared(const char *const *env)
+{
+    arena event = arena_of(invocation_memory, INVOCATION_BYTES);
+    return skill_start(&event, env);
+}
+
 /* Seeds the guard from the kernel's 16 random bytes; its first byte is zero, so that no overrun of
- * text can write it. Not itself protected, since the guard changes under it. */
+ * text can write it. A copy gets a guard of its own. Not itself protected, since the guard changes
+ * under it. */
 __attribute__((used, noreturn, no_stack_protector)) static void start(const uz *sp)
 {
     const char *const *env = (const char *const *)(sp + sp[0] + 2);
     const word *random = (const word *)os_auxiliary(env, AT_RANDOM);
     if (random)
         __stack_chk_guard = *random << 8;
-    system_call(SYS_exit_group, start_guarded(env), 0, 0);
+    i32 status = start_prepared(env);
+    if (status == START_COPY) {
+        u64 own;
+        os_random((u8 *)&own, sizeof own);
+        __stack_chk_guard = own << 8;
+    }
+    if (status <= 0)
+        status = start_guarded(env);
+    system_call(SYS_exit_group, status, 0, 0);
     __builtin_trap();
 }
 

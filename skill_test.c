@@ -105,6 +105,7 @@ __attribute__((used, noreturn)) static void start(const long *sp)
 
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -130,6 +131,7 @@ __attribute__((used, noreturn)) static void start(const long *sp)
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -212,6 +214,11 @@ static struct script {
     err connect[SCRIPT_ERRORS], send[SCRIPT_ERRORS]; /* results in turn; beyond them, success */
     iz connects, sends, closes;                      /* calls so far */
     address to;                                      /* of the last connect */
+
+    iz copies, ends;         /* calls of os_copy, whose n-th gives id 100 + n, and os_wait_copy */
+    iz copy_is, copy_none;   /* the call that returns in the copy, and the one that has none */
+    i64 life[SCRIPT_ERRORS]; /* what each os_wait_copy takes, and whose end it tells */
+    i32 ended[SCRIPT_ERRORS], status;
 
     iz logs, faults;
     writer sent, log; /* all that was sent, and logged in `logs` calls */
@@ -491,6 +498,22 @@ static void os_close(i32 fd)
         script.faults += !script.stream[fd - SCRIPT_FD].open;
         script.stream[fd - SCRIPT_FD].open = 0;
     }
+}
+
+static i32 os_copy(void)
+{
+    iz n = ++script.copies;
+    invariant(script.on);
+    return n == script.copy_is ? 0 : n == script.copy_none ? -1 : (i32)(100 + n);
+}
+
+static i32 os_wait_copy(i32 *status)
+{
+    iz n = script.ends++;
+    invariant(script.on && n < SCRIPT_ERRORS);
+    script.now += script.life[n];
+    *status = script.status;
+    return script.ended[n] ? script.ended[n] : -1;
 }
 
 static void os_log(str text)
@@ -11371,28 +11394,37 @@ static void test_lambda_post_odd_answers(void)
     }
 }
 
-/* restore/next comes first and over a connection of its own; anything but 200 ends the program. */
+/* restore/next comes first and over a connection of its own, of which nothing is left; anything but
+ * 200 ends the program. */
 static void test_lambda_restore(void)
 {
-    for (int status = 200; status <= 500; status += 300) {
-        static const char *env[] = {"AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001",
-                                    "AWS_LAMBDA_INITIALIZATION_TYPE=snap-start", 0};
-        static u8 memory[PROCESS_BYTES] __attribute__((aligned(16)));
+    static const char *env[] = {"AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001",
+                                "AWS_LAMBDA_INITIALIZATION_TYPE=snap-start", 0};
+    static const char *nowhere[] = {"AWS_LAMBDA_INITIALIZATION_TYPE=snap-start", 0};
+    static const int statuses[] = {200, 202, 403, 404, 500};
+    for (iz i = 0; i < countof(statuses); i++) {
         char text[80];
-        memset(memory, 0, sizeof memory);
-        arena process = arena_of(memory, PROCESS_BYTES);
+        arena *a = unit_arena();
         script_start();
-        unit_print(text, sizeof text, "HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", status);
+        unit_print(text, sizeof text, "HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", statuses[i]);
         script_add(unit_str(text), THEN_END);
-        script_add(S("HTTP/1.1 403 x\r\nContent-Length: 0\r\n\r\n"), THEN_END);
-        CHECK(skill_run(&process, unit_arena(), env) == 1);
+        CHECK(skill_start(a, env) == (i ? 1 : START_COPY));
         str sent = written(&script.sent);
         CHECK(str_starts(sent, S("GET /2018-06-01/runtime/restore/next HTTP/1.1\r\n")));
-        CHECK(unit_count(sent, "/invocation/next ") == (status == 200));
-        CHECK(script.connects == (status == 200 ? 2 : 1));
-        CHECK(unit_has(written(&script.log), "RuntimeApiStatus"));
-        os_unguard(memory, PROCESS_BYTES);
+        CHECK(unit_count(sent, "GET ") == 1 && script.connects == 1);
+        CHECK(script.closes == 1 && a->at == a->start);
+        iz left = 0;
+        for (iz k = 0; k < 1 << 16; k++)
+            left += a->start[k] != 0;
+        CHECK(!left); /* of the time before the snapshot */
+        CHECK((i > 0) == unit_has(written(&script.log), "RuntimeApiStatus"));
     }
+    script_start();
+    CHECK(skill_start(unit_arena(), nowhere) == 1 && !script.connects);
+    CHECK(unit_has(written(&script.log), "RuntimeApiUrl"));
+    script_start();
+    script.connect[0] = E_ConnectRefused;
+    CHECK(skill_start(unit_arena(), env) == 1 && unit_has(written(&script.log), "ConnectRefused"));
 }
 
 /* A broken connection is replaced once. */
@@ -13504,6 +13536,163 @@ static void test_loop_without_lambda(void)
     }
 }
 
+/* ---- what comes before the loop ---- */
+
+/* With this AWS_LAMBDA_MAX_CONCURRENCY; NULL: without. */
+static i32 unit_start(const char *concurrency)
+{
+    char text[100];
+    const char *env[] = {"PATH=/bin", concurrency ? text : 0, 0};
+    unit_print(text, sizeof text, "AWS_LAMBDA_MAX_CONCURRENCY=%s", concurrency ? concurrency : "");
+    return skill_start(unit_arena(), env);
+}
+
+/* As many workers as it says, within bounds. The last of them is where we are. */
+static void test_workers_count(void)
+{
+    static const struct {
+        const char *text;
+        i32 count;
+        b32 told;
+    } rows[] = {
+        {0, 1, 0},       {"", 1, 0},
+        {"1", 1, 0},     {"2", 2, 0},
+        {"08", 8, 0},    {"256", 256, 0},
+        {"257", 256, 0}, {"4611686018427387904", 256, 0},
+        {"0", 1, 1},     {"00", 1, 1},
+        {"-1", 1, 1},    {"+2", 1, 1},
+        {" 2", 1, 1},    {"2 ", 1, 1},
+        {"2x", 1, 1},    {"1e3", 1, 1},
+        {"two", 1, 1},   {"18446744073709551618", 1, 1}, /* 2 beyond 64 bits */
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        const char *row = rows[i].text ? rows[i].text : "none";
+        script_start();
+        script.copy_is = rows[i].count;
+        b32 alone = !rows[i].text || !*rows[i].text;
+        CHECK_ROW(unit_start(rows[i].text) == (alone ? START_ALONE : START_COPY), row);
+        CHECK_ROW(script.copies == (rows[i].count > 1 ? rows[i].count : 0), row);
+        CHECK_ROW(unit_has(written(&script.log), "WorkerCount") == rows[i].told, row);
+        CHECK_ROW(!script.ends && !script.connects, row);
+    }
+}
+
+/* Ends: each after that life, and of that worker. Five short lives in a row end all, with pauses of
+ * 0.1 to 0.4 s between them; a long one begins anew. */
+static void test_workers_end(void)
+{
+    static const i32 in_turn[] = {101, 103, 104, 105, 106, 107, 108, 109, 110, 111};
+    i64 started;
+    script_start();
+    started = script.now;
+    for (iz i = 0; i < countof(in_turn); i++)
+        script.ended[i] = in_turn[i], script.life[i] = SECOND;
+    script.status = 9;
+    CHECK(unit_start("2") == 1 && script.copies == 2 + 4 && script.ends == 5);
+    CHECK(script.now - started == 5 * SECOND + (1 + 2 + 3 + 4) * 100 * MS);
+    CHECK(unit_count(written(&script.log), "WorkerEnded") == 5);
+    CHECK(unit_count(written(&script.log), "exit=0,signal=9") == 5);
+    CHECK(unit_count(written(&script.log), "WorkersFail") == 1);
+    script.life[3] = WORKER_LIFE; /* the fourth lives long enough, and is followed at once */
+    script.ends = script.copies = 0;
+    script.now = started;
+    CHECK(unit_start("2") == 1 && script.copies == 2 + 8 && script.ends == 9);
+    CHECK(script.now - started == 8 * SECOND + WORKER_LIFE + (6 + 10) * 100 * MS);
+    script_start(); /* all are killed at once, after an hour: all are back at once */
+    started = script.now;
+    for (i32 i = 0; i < 8; i++)
+        script.ended[i] = 101 + i;
+    script.life[0] = 3600 * SECOND;
+    script.copy_is = 16;
+    script.status = 1 << 8;
+    CHECK(unit_start("8") == START_COPY && script.now - started == 3600 * SECOND);
+    CHECK(unit_count(written(&script.log), "exit=1,signal=0") == 8);
+    CHECK(!unit_has(written(&script.log), "WorkersFail"));
+    script_start(); /* somebody else's child is no worker */
+    script.ended[0] = 7, script.ended[1] = 104, script.ended[2] = 101, script.copy_is = 3;
+    CHECK(unit_start("2") == START_COPY && script.ends == 3 && script.copies == 3);
+    for (iz none = 1; none < 4; none++) { /* no process for the first, the second, another */
+        script_start();
+        script.ended[0] = 102;
+        script.copy_none = none;
+        CHECK(unit_start("2") == 1 && script.copies == none);
+        CHECK(unit_count(written(&script.log), "WorkerStart") == 1);
+    }
+    script_start(); /* no child to wait for, which cannot be */
+    CHECK(unit_start("2") == 1 && script.ends == 1 && script.copies == 2);
+}
+
+/* Where a needle ends in what was sent; null where it is not. */
+static const u8 *unit_behind(str all, str needle)
+{
+    for (iz i = 0; i + needle.len <= all.len; i++)
+        if (!memcmp(all.ptr + i, needle.ptr, (size_t)needle.len))
+            return all.ptr + i + needle.len;
+    return 0;
+}
+
+/* What one copy of this process puts on the wire for two events: two queries of DNS for the
+ * preferences, then a ClientHello to TfL. */
+static iz unit_copy_sends(u8 *out, iz cap)
+{
+    static const char *env[] = {
+        "AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001", "SSL_CERT_FILE=" SCRIPT_ROOTS,
+        "Skill__TflApiUrl=https://127.0.0.1:8443/", "Skill__SkillApiUrl=https://name.test/", 0};
+    int fds[2], status;
+    iz n = 0;
+    CHECK(!pipe(fds));
+    fflush(NULL);
+    pid_t pid = fork();
+    if (!pid) {
+        arena process = arena_of(unit_process, UNIT_PROCESS);
+        skill_run(&process, unit_arena(), env);
+        str sent = written(&script.sent);
+        _exit(write(fds[1], sent.ptr, (size_t)sent.len) != sent.len);
+    }
+    close(fds[1]);
+    for (iz got; (got = read(fds[0], out + n, (size_t)(cap - n))) > 0;)
+        n += got;
+    close(fds[0]);
+    CHECK(waitpid(pid, &status, 0) == pid && !status);
+    return n;
+}
+
+/* Two processes that were restored from one snapshot: whatever is to be random differs. */
+static void test_restored_copies_differ(void)
+{
+    static const char *env[] = {"AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001",
+                                "AWS_LAMBDA_INITIALIZATION_TYPE=snap-start", 0};
+    static u8 sent[2][1 << 16];
+    const u8 *hello[2], *query[2];
+    os_unguard(unit_process, UNIT_PROCESS);
+    memset(unit_process, 0, UNIT_PROCESS);
+    script_start();
+    script.roots = S("no certificate is asked for before the server's answer");
+    script_add(S(OK "Content-Length: 0\r\n\r\n"), THEN_END);
+    CHECK(skill_start(unit_arena(), env) == START_COPY);
+    unit_next(unit_copy(unit_intent("CommuteIntent", "", unit_commute_session)), "");
+    script_add(S(ACCEPTED), THEN_MORE);
+    unit_next(unit_copy(unit_intent("StatusIntent", "victoria", "")), "");
+    script_add(S(ACCEPTED), THEN_MORE);
+    unit_last(); /* connections beside that to the Runtime API are silent */
+    for (int i = 0; i < 2; i++) {
+        str all = {sent[i], unit_copy_sends(sent[i], countof(sent[i]))};
+        CHECK(unit_count(all, "/response ") == 2);
+        hello[i] = unit_behind(all, S(""));
+        query[i] = unit_behind(all, S("nametest"));
+        CHECK(hello[i] && query[i]);
+        if (!hello[i] || !query[i])
+            return;
+    }
+    CHECK(!memcmp(hello[0] + 6, "", 2) && !memcmp(hello[1] + 6, "", 2));
+    CHECK(memcmp(hello[0] + 8, hello[1] + 8, 32)); /* the random of each ClientHello */
+    const u8 *more[2];
+    for (int i = 0; i < 2; i++) /* the second query, for AAAA */
+        more[i] = unit_behind((str){query[i], 200}, S("nametest"));
+    CHECK(more[0] && more[1] && !memcmp(query[0] - 20, query[1] - 20, 25));
+    CHECK(memcmp(query[0] - 22, query[1] - 22, 2) || memcmp(more[0] - 22, more[1] - 22, 2));
+}
+
 /* ---- fuzzing ---- */
 
 static void unit_fuzz_response(str response, b32 spoken)
@@ -14076,6 +14265,9 @@ typedef struct {
 
     world_event *current;
     int invocations;
+    struct crowd *crowd; /* many events at once, instead of the current one */
+    b32 forget;          /* the requests so far, at the end of this turn */
+    const char *root;    /* directory that the program has for its root; NULL: as it is */
 
     /* what the stand-ins say */
     const char *favourites;           /* JSON array */
@@ -14257,6 +14449,8 @@ static const char *world_bootstrap(void)
     return path;
 }
 
+static b32 root_enter(const char *dir);
+
 static void world_exec(world *w, int out, pid_t parent)
 {
     const char *path = world_bootstrap(), *runner = getenv("RUNNER");
@@ -14269,6 +14463,11 @@ static void world_exec(world *w, int out, pid_t parent)
     dup2(out, 2);
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
+    if (w->root) { /* new rights take the signal of a parent's end away */
+        if (!root_enter(w->root) || prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent)
+            _exit(126);
+        path = "/bootstrap", runner = runner && *runner ? "/runner" : NULL;
+    }
     if (runner && *runner)
         execvpe(runner, (char *[]){(char *)(uz)runner, (char *)(uz)path, NULL}, w->env);
     else
@@ -14863,8 +15062,14 @@ static void api_post(world *w, world_conn *c, world_request *q, const char *path
     conn_answer(c, &a);
 }
 
+static void crowd_answer(world *w, world_conn *c, const world_request *q);
+
 static void api_answer(world *w, world_conn *c, world_request *q)
 {
+    if (w->crowd) {
+        crowd_answer(w, c, q);
+        return;
+    }
     iz n = (iz)strlen(w->api_prefix);
     const char *path = q->path.ptr, *base = "/2018-06-01/runtime/";
     b32 get = !strcmp(q->method, "GET");
@@ -15000,6 +15205,9 @@ static void world_serve(world *w, const struct pollfd *fds)
         if (c->fd >= 0 && c->due && c->due <= now_ns())
             conn_flush(w, c);
     }
+    if (w->forget)
+        world_forget(w);
+    w->forget = 0;
     world_reap(w, WNOHANG);
 }
 
@@ -18460,6 +18668,590 @@ static void test_e2e_voice_model(void)
     text_free(&model), text_free(&id), text_free(&name), text_free(&list), text_free(&heard);
 }
 
+/* ---- many events at once, as on Managed Instances and under AWS's emulator ---- */
+
+/* A Runtime API that has many events out at a time. It answers byte for byte as AWS's runtime
+ * interface emulator (rapi/rendering/rendering.go, and Go's net/http below it: headers by name,
+ * then Date; a body of over 2,048 bytes is one chunk). Each event has a word of its own in the
+ * session's attributes, which AMAZON.RepeatIntent has the skill say again. */
+enum { CROWD_MAX = 20000, CROWD_TOGETHER = 64 };
+
+typedef struct crowd {
+    int total, handed, done, wrong;
+    int flying, most;          /* handed out and not answered: now, and the most at a time */
+    int hold;                  /* nobody gets an event before so many wait for one */
+    int refuse;                /* so many calls of `next` more are answered with 500 */
+    int conns;                 /* connections that asked */
+    int asked[CROWD_TOGETHER]; /* their serial numbers */
+    int by[CROWD_MAX]; /* the connection that each event went to, negative once it is answered */
+} crowd;
+
+static crowd the_crowd;
+
+/* Every third event is as short as can be, every tenth asks TfL, every 25th is none. */
+static void crowd_event(textbuf *t, int n)
+{
+    char attributes[100];
+    alexa_event e = {.type = "IntentRequest", .intent = "AMAZON.RepeatIntent"};
+    snprintf(attributes, sizeof attributes, "{\"speech\":\"word %08d it is\"}", n);
+    e.attributes = attributes;
+    text_clear(t);
+    if (n % 25 == 7)
+        text_puts(t, "[1,2");
+    else if (n % 10 == 5)
+        event_make(t, &e2e_victoria);
+    else if (n % 3 == 0)
+        text_fill(t,
+                  "{'session':{'attributes':#,'application':{'applicationId':@}},'request':"
+                  "{'type':'IntentRequest','intent':{'name':'AMAZON.RepeatIntent'}}}",
+                  attributes, world_skill_id);
+    else
+        event_make(t, &e);
+}
+
+/* Sends an answer in the form of Go's net/http. */
+static void crowd_reply(world *w, world_conn *c, int status, const char *headers, str body)
+{
+    textbuf t = {0};
+    text_format(&t, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\n%s", status,
+                http_reason(status), headers);
+    text_time(&t, "Date: %a, %d %b %Y %H:%M:%S GMT\r\n", 0);
+    if (body.len > 2048)
+        text_format(&t, "Transfer-Encoding: chunked\r\n\r\n%tx\r\n", body.len);
+    else
+        text_format(&t, "Content-Length: %td\r\n\r\n", body.len);
+    text_add(&t, body.ptr, body.len);
+    text_puts(&t, body.len > 2048 ? "\r\n0\r\n\r\n" : "");
+    world_reply a = {.framing = W_RAW, .body = text_str(&t)};
+    conn_answer(c, &a);
+    conn_flush(w, c);
+    text_free(&t);
+}
+
+static void crowd_hand(world *w, world_conn *c, int n)
+{
+    textbuf event = {0}, headers = {0};
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    crowd_event(&event, n);
+    text_format(&headers,
+                "Lambda-Runtime-Aws-Request-Id: 8f507dfc-5e1b-4c4a-9b1f-%012d\r\n"
+                "Lambda-Runtime-Deadline-Ms: %lld\r\n"
+                "Lambda-Runtime-Invocation-Id: invocation-%d\r\n"
+                "Lambda-Runtime-Invoked-Function-Arn: "
+                "arn:aws:lambda:us-east-1:012345678912:function:test_function\r\n",
+                n, now.tv_sec * 1000LL + 300000, n * 7);
+    w->crowd->by[n] = c->serial;
+    w->crowd->flying++;
+    if (w->crowd->most < w->crowd->flying)
+        w->crowd->most = w->crowd->flying;
+    crowd_reply(w, c, 200, headers.ptr, text_str(&event));
+    text_free(&event), text_free(&headers);
+}
+
+static void crowd_offer(world *w)
+{
+    crowd *many = w->crowd;
+    int waiting = 0;
+    for (int i = 0; i < W_CONNS; i++)
+        waiting += w->conn[i].fd >= 0 && w->conn[i].next;
+    if (waiting < many->hold)
+        return;
+    many->hold = 0;
+    for (int i = 0; i < W_CONNS && many->handed < many->total; i++)
+        if (w->conn[i].fd >= 0 && w->conn[i].next)
+            crowd_hand(w, &w->conn[i], many->handed++);
+}
+
+/* The answer must come by the connection that its event went to, with its ids and its word. */
+static void crowd_post(world *w, world_conn *c, const world_request *q, const char *what)
+{
+    crowd *many = w->crowd;
+    textbuf echo = {0};
+    char word[40], id[40];
+    int n = -1, end = 0;
+    sscanf(what, "8f507dfc-5e1b-4c4a-9b1f-%12d/%n", &n, &end);
+    if (n < 0 || n >= many->handed || many->by[n] != c->serial) {
+        many->wrong++;
+        crowd_reply(w, c, 400, "",
+                    S("{\"errorMessage\":\"Invalid request ID\",\"errorType\":"
+                      "\"InvalidRequestID\"}\n"));
+        return;
+    }
+    b32 event = n % 25 != 7;
+    snprintf(word, sizeof word, n % 10 == 5 ? "ictoria" : "word %08d it is", n);
+    snprintf(id, sizeof id, "invocation-%d", n * 7);
+    many->wrong += strcmp(what + end, event ? "response" : "error") != 0;
+    many->wrong += event && !text_has(&q->body, word);
+    many->wrong +=
+        !head_value(&q->head, "Lambda-Runtime-Invocation-Id", &echo) || strcmp(echo.ptr, id);
+    many->by[n] = -1;
+    many->flying--;
+    many->done++;
+    crowd_reply(w, c, 202, "", S("{\"status\":\"OK\"}\n"));
+    text_free(&echo);
+    if (many->done % 200 == 0)
+        w->forget = 1;
+}
+
+static void crowd_answer(world *w, world_conn *c, const world_request *q)
+{
+    crowd *many = w->crowd;
+    static const char base[] = "/2018-06-01/runtime/invocation/";
+    const char *what = strncmp(q->path.ptr, base, strlen(base)) ? "" : q->path.ptr + strlen(base);
+    int i = 0;
+    if (!strcmp(q->method, "POST")) {
+        crowd_post(w, c, q, what);
+    } else if (strcmp(what, "next")) {
+        crowd_reply(w, c, 404, "", S("404 page not found\n"));
+    } else if (many->refuse) {
+        many->refuse--;
+        crowd_reply(w, c, 500, "", S("{\"errorMessage\":\"Internal Server Error\"}\n"));
+    } else {
+        while (i < many->conns && many->asked[i] != c->serial)
+            i++;
+        if (i == many->conns && i < CROWD_TOGETHER)
+            many->asked[many->conns++] = c->serial;
+        c->next = 1;
+        crowd_offer(w);
+    }
+}
+
+/* The processes whose parent is `parent`: their number, and their ids in `found`. */
+static int children_of(pid_t parent, pid_t found[CROWD_TOGETHER])
+{
+    DIR *proc = opendir("/proc");
+    int n = 0;
+    for (struct dirent *d; proc && (d = readdir(proc));) {
+        char path[300], text[512];
+        snprintf(path, sizeof path, "/proc/%.20s/stat", d->d_name);
+        FILE *f = *d->d_name >= '1' && *d->d_name <= '9' ? fopen(path, "re") : NULL;
+        size_t got = f ? fread(text, 1, sizeof text - 1, f) : 0;
+        text[got] = 0;
+        char *name = strrchr(text, ')'), state = 0;
+        int its = 0;
+        if (name && sscanf(name + 1, " %c %d", &state, &its) == 2 && its == parent &&
+            state != 'Z' && n < CROWD_TOGETHER)
+            found[n++] = atoi(text);
+        if (f)
+            fclose(f);
+    }
+    if (proc)
+        closedir(proc);
+    return n;
+}
+
+/* Is the process gone, or about to be, within 10 s? */
+static b32 process_ends(pid_t pid)
+{
+    for (int i = 0; i < 1000; i++) {
+        char path[64], text[512];
+        snprintf(path, sizeof path, "/proc/%d/stat", pid);
+        FILE *f = fopen(path, "re");
+        size_t got = f ? fread(text, 1, sizeof text - 1, f) : 0;
+        text[got] = 0;
+        if (f)
+            fclose(f);
+        const char *name = strrchr(text, ')');
+        if (!name || name[2] == 'Z' || name[2] == 'X')
+            return 1;
+        usleep(10000);
+    }
+    return 0;
+}
+
+static b32 runner_given(void)
+{
+    const char *runner = getenv("RUNNER");
+    return runner && *runner;
+}
+
+/* The stack guard of a bootstrap: the first word of what it may write, as the linker's script lays
+ * it out. 0 where it cannot be told: a runner's memory is not the program's. */
+static u64 guard_of(pid_t pid)
+{
+    char path[64], row[500];
+    unsigned long from = 0, at;
+    u64 guard = 0;
+    snprintf(path, sizeof path, "/proc/%d/maps", pid);
+    FILE *f = runner_given() ? NULL : fopen(path, "re");
+    while (f && !from && fgets(row, sizeof row, f))
+        if (strstr(row, " rw-p ") && sscanf(row, "%lx", &at) == 1)
+            from = at;
+    if (f)
+        fclose(f);
+    snprintf(path, sizeof path, "/proc/%d/mem", pid);
+    int fd = from ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd >= 0) {
+        if (pread(fd, &guard, sizeof guard, (off_t)from) != sizeof guard)
+            guard = 0;
+        close(fd);
+    }
+    return guard;
+}
+
+/* Every copy has a guard of its own, as text cannot write it. */
+static void check_guards(const pid_t *of, int n)
+{
+    for (int i = 0; i < n && !runner_given(); i++) {
+        u64 guard = guard_of(of[i]);
+        CHECK(guard && !(guard & 255));
+        for (int k = 0; k < i; k++)
+            CHECK(guard != guard_of(of[k]));
+    }
+}
+
+/* Serves until so many events are answered; false when the program ends or a minute goes by. */
+static b32 crowd_serve(world *w, int total)
+{
+    i64 end = now_ns() + 60000000000LL;
+    w->crowd->total = total;
+    crowd_offer(w);
+    while (w->crowd->done < total && w->pid && now_ns() < end)
+        worlds_pump(&w, 1, 20);
+    return w->crowd->done == total;
+}
+
+/* Serves until so many connections wait for an event. */
+static b32 crowd_waits(world *w, int wanted)
+{
+    for (i64 end = now_ns() + 30000000000LL; w->pid && now_ns() < end;) {
+        int waiting = 0;
+        for (int i = 0; i < W_CONNS; i++)
+            waiting += w->conn[i].fd >= 0 && w->conn[i].next;
+        if (waiting == wanted)
+            return 1;
+        worlds_pump(&w, 1, 20);
+    }
+    return 0;
+}
+
+static void crowd_open(world *w, int workers)
+{
+    char text[100];
+    the_crowd = (crowd){.hold = workers};
+    world_open(w);
+    w->crowd = &the_crowd;
+    snprintf(text, sizeof text, "AWS_LAMBDA_MAX_CONCURRENCY%s%d", workers ? "=" : "", workers);
+    if (workers)
+        world_env(w, text);
+}
+
+/* One log line for each event that was refused, whole and with its request id. */
+static b32 crowd_logged(const world *w, int total)
+{
+    char wanted[100];
+    int wrong = 0;
+    for (int n = 7; n < total; n += 25) {
+        snprintf(wanted, sizeof wanted, "\"requestId\":\"8f507dfc-5e1b-4c4a-9b1f-%012d\"", n);
+        const char *at = w->log.ptr ? strstr(w->log.ptr, wanted) : NULL;
+        wrong += !at || strstr(at + 1, wanted);
+    }
+    return !wrong;
+}
+
+/* Eight workers answer 10,000 events at once: none is lost, none crossed. One that is killed is
+ * replaced; when the first process is killed none stays. */
+static void test_e2e_workers(void)
+{
+    enum { WORKERS = 8 };
+    pid_t all[CROWD_TOGETHER], now[CROWD_TOGETHER];
+    int total = runner_given() ? 1000 : 10000;
+    world w;
+    if (!e2e_ready())
+        return;
+    crowd_open(&w, WORKERS);
+    world_start(&w);
+    CHECK(crowd_serve(&w, total));
+    CHECK(the_crowd.handed == total && !the_crowd.wrong && !the_crowd.flying);
+    CHECK(the_crowd.most == WORKERS && the_crowd.conns == WORKERS);
+    CHECK(crowd_logged(&w, total) && !text_has(&w.log, "Worker"));
+    CHECK(crowd_waits(&w, WORKERS) && children_of(w.pid, all) == WORKERS);
+    all[WORKERS] = w.pid;
+    check_guards(all, WORKERS + 1);
+    for (int i = 0; i < 2; i++) {
+        the_crowd.refuse = i; /* the second one's place is not free at once */
+        kill(all[i], SIGKILL);
+        CHECK(process_ends(all[i]));
+        CHECK(crowd_waits(&w, WORKERS - 1) && crowd_waits(&w, WORKERS));
+        CHECK(children_of(w.pid, now) == WORKERS);
+        total += 50;
+        the_crowd.hold = WORKERS;
+        CHECK(crowd_serve(&w, total) && !the_crowd.wrong && the_crowd.most == WORKERS);
+        CHECK(crowd_waits(&w, WORKERS));
+    }
+    CHECK(children_of(w.pid, all) == WORKERS);
+    check_guards(all, WORKERS);
+    CHECK(text_has(&w.log, "worker exit=0,signal=9") && text_has(&w.log, "WorkerEnded"));
+    CHECK(text_has(&w.log, "worker exit=1,signal=0") && !the_crowd.refuse);
+    CHECK(!text_has(&w.log, "WorkersFail") && w.pid);
+    world_kill(&w);
+    for (int i = 0; i < WORKERS; i++)
+        CHECK(process_ends(all[i]));
+    e2e_close(&w);
+}
+
+/* Workers that end at once, again and again, end all. */
+static void test_e2e_workers_fail(void)
+{
+    pid_t none[CROWD_TOGETHER];
+    world w;
+    if (!e2e_ready())
+        return;
+    for (int refused = 0; refused < 2; refused++) {
+        crowd_open(&w, 3);
+        the_crowd.refuse = refused ? 1000 : 0;
+        if (!refused)
+            world_refuse(&w, W_API);
+        world_start(&w);
+        pid_t pid = w.pid;
+        CHECK(world_wait_exit(&w, 30000) == 1);
+        CHECK(children_of(pid, none) == 0);
+        CHECK(text_has(&w.log, "WorkersFail") && text_has(&w.log, "worker exit=1,signal=0"));
+        CHECK(text_has(&w.log, refused ? "RuntimeApiStatus" : "ConnectRefused"));
+        e2e_close(&w);
+    }
+    crowd_open(&w, 1); /* neither one nor nonsense makes another process */
+    world_env(&w, "AWS_LAMBDA_MAX_CONCURRENCY=eight");
+    world_start(&w);
+    CHECK(crowd_serve(&w, 10) && !the_crowd.wrong && the_crowd.most == 1);
+    CHECK(children_of(w.pid, none) == 0 && text_has(&w.log, "WorkerCount"));
+    e2e_close(&w);
+}
+
+/* Under the emulator: its answers, and no more variables than it sets. */
+static void test_e2e_emulator(void)
+{
+    static const char *const unset[] = {
+        "AWS_LAMBDA_INITIALIZATION_TYPE", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",          "AWS_REGION",        "LAMBDA_TASK_ROOT"};
+    world w;
+    if (!e2e_ready())
+        return;
+    crowd_open(&w, 0);
+    for (iz i = 0; i < countof(unset); i++)
+        world_env(&w, unset[i]);
+    world_start(&w);
+    CHECK(crowd_serve(&w, 100) && !the_crowd.wrong);
+    CHECK(the_crowd.most == 1 && the_crowd.conns == 1);
+    CHECK(crowd_logged(&w, 100));
+    e2e_close(&w);
+}
+
+/* ---- what runs before the first GET lies together ---- */
+
+#ifdef __x86_64__
+
+/* Where the linker's script has put the functions that run first; false if there is no such place.
+ * And where the program begins. */
+static b32 early_place(u64 *from, u64 *to, u64 *entry)
+{
+    int fd = open(world_bootstrap(), O_RDONLY | O_CLOEXEC);
+    struct stat st = {0};
+    b32 found = 0;
+    fstat(fd, &st);
+    const u8 *file = mmap(0, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    close(fd);
+    const Elf64_Ehdr *head = (const void *)file;
+    const Elf64_Shdr *section = (const void *)(file + head->e_shoff);
+    const char *names = (const char *)file + section[head->e_shstrndx].sh_offset;
+    for (int i = 0; i < head->e_shnum && !found; i++)
+        if (!strcmp(names + section[i].sh_name, ".early")) {
+            *from = section[i].sh_addr;
+            *to = *from + section[i].sh_size;
+            found = 1;
+        }
+    *entry = head->e_entry;
+    munmap((void *)(uz)file, (size_t)st.st_size);
+    return found;
+}
+
+/* Step by step up to the wait for the first answer: the Makefile's EARLY names every function. */
+static void test_e2e_early(void)
+{
+    struct user_regs_struct r = {0};
+    u64 from = 0, to = 0, entry = 0, base = 0, outside = 0;
+    int status;
+    long steps = 0;
+    world w;
+    if (!e2e_ready() || runner_given())
+        return;
+    CHECK(early_place(&from, &to, &entry));
+    world_open(&w);
+    pid_t pid = fork();
+    if (!pid) {
+        ptrace(PTRACE_TRACEME, 0, 0, 0);
+        execve(world_bootstrap(), (char *[]){(char *)(uz) "bootstrap", NULL}, w.env);
+        _exit(127);
+    }
+    for (; steps < 100000 && waitpid(pid, &status, 0) == pid && WIFSTOPPED(status); steps++) {
+        ptrace(PTRACE_GETREGS, pid, 0, &r);
+        u64 code = (u64)ptrace(PTRACE_PEEKTEXT, pid, (void *)(uz)r.rip, 0);
+        base = base ? base : r.rip - entry;
+        if (!outside && (r.rip - base < from || r.rip - base >= to))
+            outside = r.rip - base;
+        if ((code & 0xffff) == 0x050f && r.rax == 45) /* syscall, recvfrom */
+            break;
+        ptrace(PTRACE_SINGLESTEP, pid, 0, 0);
+    }
+    kill(pid, SIGKILL);
+    waitpid(pid, &status, 0);
+    CHECK(steps > 1000 && r.rax == 45);
+    if (outside)
+        fprintf(stderr, "not among the early functions: 0x%llx\n", outside);
+    CHECK(!outside);
+    world_close(&w);
+}
+
+#else
+
+static void test_e2e_early(void)
+{
+}
+
+#endif
+
+/* ---- snapshots ---- */
+
+/* The connection on which a restore is waited for, or NULL. */
+static world_conn *restore_wait(world *w)
+{
+    for (i64 end = now_ns() + 30000000000LL; w->pid && now_ns() < end;) {
+        for (int i = 0; i < W_CONNS; i++)
+            if (w->conn[i].fd >= 0 && w->conn[i].listener == W_API && w->conn[i].held)
+                return &w->conn[i];
+        worlds_pump(&w, 1, 20);
+    }
+    return NULL;
+}
+
+static void restore_open(world *w, int workers)
+{
+    crowd_open(w, workers);
+    world_env(w, "AWS_LAMBDA_INITIALIZATION_TYPE=snap-start");
+    world_plan(w, W_API, "/2018-06-01/runtime/restore/next", (world_reply){.status = 0});
+    world_start(w);
+}
+
+/* One restore for all workers, then connections of their own; nothing but that one request before
+ * it. The guard, which every copy of the snapshot holds, is another afterwards. */
+static void test_e2e_restore(void)
+{
+    pid_t all[CROWD_TOGETHER];
+    world w;
+    if (!e2e_ready())
+        return;
+    for (int workers = 0; workers <= 3; workers += 3) {
+        restore_open(&w, workers);
+        world_conn *c = restore_wait(&w);
+        CHECK(c && w.requests == 1 && children_of(w.pid, all) == 0);
+        u64 before = guard_of(w.pid);
+        int serial = c ? c->serial : 0;
+        if (c)
+            crowd_reply(&w, c, 200, "", S(""));
+        CHECK(crowd_serve(&w, 100) && !the_crowd.wrong);
+        CHECK(the_crowd.conns == (workers ? workers : 1) && the_crowd.most == the_crowd.conns);
+        CHECK(world_count(&w, W_API, "/restore/", NULL) == 1);
+        for (int i = 0; i < the_crowd.conns; i++)
+            CHECK(the_crowd.asked[i] != serial);
+        CHECK(children_of(w.pid, all) == workers);
+        all[workers] = w.pid;
+        check_guards(all, workers + 1);
+        for (int i = 0; i < (workers ? workers : 1); i++)
+            CHECK(runner_given() || guard_of(all[i]) != before);
+        e2e_close(&w);
+    }
+    for (int status = 200; status <= 500; status += 100) { /* 200: it breaks off */
+        restore_open(&w, 0);
+        world_conn *c = restore_wait(&w);
+        CHECK(c != NULL);
+        if (c && status == 200)
+            conn_close(c, 1);
+        else if (c)
+            crowd_reply(&w, c, status, "", S("{\"errorMessage\":\"no\"}\n"));
+        CHECK(world_wait_exit(&w, 30000) == 1 && text_has(&w.log, "not restored"));
+        CHECK(w.requests == 1);
+        e2e_close(&w);
+    }
+}
+
+/* ---- an image that holds the program alone: FROM scratch ---- */
+
+/* Makes `dir` the root of this process. */
+static b32 root_enter(const char *dir)
+{
+    return (!geteuid() || !unshare(CLONE_NEWUSER)) && !chroot(dir) && !chdir("/");
+}
+
+/* An empty directory with the bootstrap, and the runner if there is one; or a skip. */
+static b32 root_open(char dir[64])
+{
+    char command[9000];
+    int status;
+    snprintf(dir, 64, "/tmp/skill_root.XXXXXX");
+    if (!mkdtemp(dir))
+        return 0;
+    pid_t pid = fork();
+    if (!pid)
+        _exit(!root_enter(dir));
+    if (waitpid(pid, &status, 0) != pid || status) {
+        printf("to be tested: the right to change the root, or user namespaces\n");
+        skipped++;
+        return 0;
+    }
+    snprintf(command, sizeof command, "cp '%s' %s/bootstrap && chmod 755 %s %s/bootstrap",
+             world_bootstrap(), dir, dir, dir);
+    CHECK(!system(command));
+    snprintf(command, sizeof command, "cp \"$(command -v %s)\" %s/runner", getenv("RUNNER"), dir);
+    CHECK(!runner_given() || !system(command));
+    return 1;
+}
+
+static void root_https(const char *dir)
+{
+    char command[300];
+    https_world h;
+    world w;
+    textbuf heard = {0};
+    if (!peers_open(h.dir))
+        return;
+    https_open(&h, &w);
+    world_env(&w, "SSL_CERT_FILE");
+    w.root = dir;
+    world_start(&w);
+    CHECK(e2e_ask(&w, &e2e_victoria, &heard) == 'r' && strcasestr(heard.ptr, "sorry"));
+    CHECK(text_has(&w.log, "RootsMissing") && world_count(&w, W_TFL, "/", NULL) == 0);
+    snprintf(command, sizeof command,
+             "mkdir -p %s/etc/ssl/certs && cp %s/root.pem %s/etc/ssl/certs/ca-certificates.crt",
+             dir, h.dir, dir);
+    CHECK(!system(command)); /* the bundle is copied in: the same process finds it */
+    CHECK(e2e_ask(&w, &e2e_victoria, &heard) == 'r' && text_has(&heard, "good service"));
+    https_stop(&h);
+    e2e_close(&w);
+    peers_close(h.dir);
+    text_free(&heard);
+}
+
+/* No file but the program: without a bundle a named error and an apology, with one all is well. */
+static void test_e2e_empty_root(void)
+{
+    char dir[64], command[100];
+    world w;
+    textbuf heard = {0};
+    if (!e2e_ready() || !root_open(dir))
+        return;
+    world_open(&w);
+    w.root = dir;
+    world_start(&w);
+    CHECK(e2e_ask(&w, &e2e_commute, &heard) == 'r' && text_has(&heard, "Victoria"));
+    CHECK(e2e_alive(&w) && !text_has(&w.log, "ERROR"));
+    e2e_close(&w);
+    root_https(dir);
+    snprintf(command, sizeof command, "rm -rf %s", dir);
+    CHECK(!system(command));
+    text_free(&heard);
+}
+
 /* ---- the long run, and what no log may hold ---- */
 
 /* 10,000 invocations of every kind: memory and open files as after the first 100. Under a runner
@@ -20450,6 +21242,9 @@ static const struct {
     {"loop_wipes", test_loop_wipes},
     {"loop_reconnects", test_loop_reconnects},
     {"loop_without_lambda", test_loop_without_lambda},
+    {"workers_count", test_workers_count},
+    {"workers_end", test_workers_end},
+    {"restored_copies_differ", test_restored_copies_differ},
     {"fuzz_entries", test_fuzz_entries},
     {"e2e_json_reader", test_e2e_json_reader},
     {"e2e_conversation", test_e2e_conversation},
@@ -20486,6 +21281,12 @@ static const struct {
     {"voice_manifest", test_voice_manifest},
     {"voice_say", test_voice_say},
     {"e2e_voice_model", test_e2e_voice_model},
+    {"e2e_workers", test_e2e_workers},
+    {"e2e_workers_fail", test_e2e_workers_fail},
+    {"e2e_emulator", test_e2e_emulator},
+    {"e2e_early", test_e2e_early},
+    {"e2e_restore", test_e2e_restore},
+    {"e2e_empty_root", test_e2e_empty_root},
     {"e2e_ten_thousand", test_e2e_ten_thousand},
     {"e2e_no_secret_in_any_log", test_e2e_no_secret_in_any_log},
 };
