@@ -57,10 +57,9 @@ $(OUT)/bootstrap.debug: $(OUT)/bootstrap
 	  -g '-ffile-prefix-map=$(CURDIR)=.' -o $@ skill.c
 
 # What runs up to the first GET and the wait for its answer, on x86_64, with the texts that it uses:
-# the kernel maps up to 64 KB of a file around each fault, so this lies on the image's last pages.
-# lambda_post, which is not needed so soon, fills the room in front: it may lie across the 64 KB.
-# The .text without a name is _start.
-EARLY := lambda_post \
+# a segment of its own, since the kernel maps up to 64 KB of a segment around each fault. The .text
+# without a name is _start.
+EARLY := \
   address_number address_of address_v4 arena_alloc arena_keep arena_reset arena_rewind \
   arena_writer connection_drop connection_fill connection_open connection_receive connection_send \
   copy dns_add env_get hex_value http_put http_put_end http_put_line_end http_put_origin is_alnum \
@@ -69,20 +68,26 @@ EARLY := lambda_post \
   start_guarded start_prepared str_eq str_find str_from str_is str_is_visible str_of_array \
   str_span str_starts str_to_uint to_lower url_origin url_parse wipe writer_of written
 
-# One segment for code and constants, one for memory that holds nothing in the file. What a linker
-# adds for dynamic loading goes. The early part is named first, and placed behind the rest.
+# Two segments for code and constants, one for memory that holds nothing in the file. The second
+# goes on in the middle of the page where the first ends: that page is mapped twice, so that the file
+# has no gap. What a linker adds for dynamic loading goes.
 define SKILL_LD
 ENTRY(_start)
-PHDRS { code PT_LOAD FILEHDR PHDRS FLAGS(5); data PT_LOAD FLAGS(6); stack PT_GNU_STACK FLAGS(6); }
+PHDRS {
+  early PT_LOAD FILEHDR PHDRS FLAGS(5);
+  code PT_LOAD FLAGS(5);
+  data PT_LOAD FLAGS(6);
+  stack PT_GNU_STACK FLAGS(6);
+}
 SECTIONS {
-  .note.gnu.build-id SIZEOF_HEADERS : { *(.note.gnu.build-id) } :code
-  .early ALIGN(SIZEOF_HEADERS + SIZEOF(.note.gnu.build-id), 16) + SIZEOF(.text) : {
+  . = SIZEOF_HEADERS;
+  .note.gnu.build-id : { *(.note.gnu.build-id) } :early
+  .early : {
     $(foreach name,$(EARLY),*(.text.$(name) .text.$(name).* .rodata.$(name).*)) *(.text)
-  } :code
-  .text ALIGN(SIZEOF_HEADERS + SIZEOF(.note.gnu.build-id), 16) : {
-    *(.rodata*) *(.got .got.plt) *(.text .text.*)
-  } :code
-  . = ALIGN(ABSOLUTE(ADDR(.early) + SIZEOF(.early)), CONSTANT(MAXPAGESIZE));
+  } :early
+  . = . + CONSTANT(MAXPAGESIZE);
+  .text : { *(.rodata*) *(.got .got.plt) *(.text.*) } :code
+  . = ALIGN(CONSTANT(MAXPAGESIZE));
   .bss : { *(.bss.__stack_chk_guard) *(.bss.process_memory) *(.bss .bss.*) } :data
   /DISCARD/ : { *(.comment) *(.note*) *(.eh_frame*) }
   /DISCARD/ : { *(.dynamic) *(.dynsym) *(.dynstr) *(.hash) *(.gnu.hash) }
