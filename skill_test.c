@@ -22450,6 +22450,22 @@ static const struct {
     {"e2e_no_secret_in_any_log", test_e2e_no_secret_in_any_log},
 };
 
+static void usage(FILE *to)
+{
+    fprintf(to, "usage: skill_test                 every test\n"
+                "       skill_test NAME            the tests whose names contain NAME\n"
+                "       skill_test run             a conversation; SAY=TEXT asks one thing\n"
+                "       skill_test serve [PORT] [--timeout SECONDS]\n"
+                "                                  a local Lambda; TFL=live asks the real TfL\n"
+                "       skill_test serve [--event FILE]... [--say TEXT]...\n"
+                "                                  hands these over, prints the answers, ends\n"
+                "       skill_test model           the voice model for Alexa, as JSON\n"
+                "       skill_test model manifest [ARN]  the skill manifest\n"
+                "       skill_test bench           what `make bench` measures\n"
+                "       skill_test get [-v] URL... fetches with the skill's own client\n"
+                "       skill_test vectors FILE... checks outside vectors\n");
+}
+
 /* Runs the tests whose names hold `wanted`; the closing line counts tests. */
 static int command_test(const char *wanted)
 {
@@ -22468,8 +22484,11 @@ static int command_test(const char *wanted)
         else
             good++;
     }
-    if (!good && !bad && !left_out)
-        fprintf(stderr, "no test's name contains %s\n", wanted), bad++;
+    if (!good && !bad && !left_out) {
+        fprintf(stderr, "%s is no command, and no test's name contains it\n", wanted);
+        usage(stderr);
+        bad++;
+    }
     printf("%d passed, %d failed, %d skipped\n", good, bad, left_out);
     return bad > 0;
 }
@@ -22491,9 +22510,9 @@ int main(int argc, char **argv)
         return command_vectors(argc - 2, argv + 2);
     if (argc <= 2 && command[0] != '-')
         return command_test(command);
-    fprintf(stderr, "usage: skill_test [NAME | run | serve [PORT] | model [manifest [ARN]] | "
-                    "bench | get URL | vectors FILE...]\n");
-    return 2;
+    b32 asked = argc == 2 && (!strcmp(command, "--help") || !strcmp(command, "-h"));
+    usage(asked ? stdout : stderr);
+    return asked ? 0 : 2;
 }
 
 #endif
