@@ -3,14 +3,16 @@
  *   skill_test               every test; closing line "N passed, N failed, N skipped"
  *   skill_test NAME          the tests whose names contain it
  *   skill_test run           a conversation with the real bootstrap; SAY="victoria" asks one thing
- *   skill_test serve [PORT]  a local Lambda with AWS's invoke endpoint
+ *   skill_test serve [PORT]  a local Lambda with AWS's invoke endpoint; with --event FILE or --say
+ *                            TEXT it hands these over, prints the answers and ends
  *   skill_test model         the voice model for Alexa; `model manifest [ARN]` the skill manifest
  *   skill_test bench         start times, first and warm answers, steps; `make bench` builds for it
  *   skill_test get URL       fetches it with the skill's own client; -v tells each step
  *   skill_test vectors FILE  vectors from outside, one a line, as the README's page on them says
  *
  * BOOTSTRAP names another bootstrap than the one beside this program, RUNNER a program to start it
- * with (qemu-aarch64-static). All traffic but that of `get` stays on loopback.
+ * with (qemu-aarch64-static). All traffic but that of `get`, and of `serve` with TFL=live, stays on
+ * loopback.
  *
  * Parts, in order: the platform for tests, unit tests by section, the world around the skill (a
  * local Lambda, stand-ins for TfL and the preferences API), end-to-end tests, commands.
@@ -112,6 +114,7 @@ __attribute__((used, noreturn)) static void start(const long *sp)
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <regex.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
@@ -14258,9 +14261,10 @@ typedef struct {
     pid_t pid;
     int log_fd;
     textbuf log;
-    b32 log_shown;           /* copy it to stdout as it comes (serve) */
+    FILE *log_shown;         /* where it is copied as it comes (serve), or NULL */
     int exit_status;         /* as waitpid gives it, once pid is 0 again */
     i64 started, first_next; /* ns; first_next 0 until the first GET .../next */
+    int nexts;               /* GETs of .../next taken so far */
     textbuf init_error;
 
     world_event *current;
@@ -15077,6 +15081,7 @@ static void api_answer(world *w, world_conn *c, world_request *q)
     path += ours ? n + (iz)strlen(base) : 0;
     if (ours && get && !strcmp(path, "invocation/next")) {
         c->next = 1;
+        w->nexts++;
         api_offer(w);
     } else if (ours && !get && !strncmp(path, "invocation/", 11)) {
         api_post(w, c, q, path + 11);
@@ -15145,7 +15150,7 @@ static void world_read_log(world *w)
     if (n > 0) {
         text_add(&w->log, chunk, n);
         if (w->log_shown)
-            fwrite(chunk, 1, (size_t)n, stdout), fflush(stdout);
+            fwrite(chunk, 1, (size_t)n, w->log_shown), fflush(w->log_shown);
     } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
         close(w->log_fd);
         w->log_fd = -1;
@@ -16017,10 +16022,23 @@ static b32 run_print(const run_turn *turn, const world_event *v)
     return good;
 }
 
+/* The attributes of the session that an answer leaves open; else nothing. */
+static void run_session(textbuf *session, str posted)
+{
+    textbuf a = {0};
+    b32 open = peek_json(posted, "response.shouldEndSession", &a) == 'f';
+    text_clear(session);
+    if (open && peek_json(posted, "sessionAttributes", &a) != '{')
+        text_puts(session, "{}");
+    else if (open)
+        text_add(session, a.ptr, a.len);
+    text_free(&a);
+}
+
 /* One turn. Attributes of a session that was left open go on to the next turn. */
 static b32 run_play(world *w, const run_turn *turn, textbuf *session)
 {
-    textbuf sent = {0}, a = {0};
+    textbuf sent = {0};
     alexa_event e = turn->event;
     if (session->len)
         e.attributes = session->ptr;
@@ -16028,14 +16046,9 @@ static b32 run_play(world *w, const run_turn *turn, textbuf *session)
     world_event v = {.event = text_str(&sent)};
     world_invoke(w, &v, 9000);
     b32 good = run_print(turn, &v);
-    b32 open = peek_json(text_str(&v.body), "response.shouldEndSession", &a) == 'f';
-    text_clear(session);
-    if (open && peek_json(text_str(&v.body), "sessionAttributes", &a) != '{')
-        text_puts(session, "{}");
-    else if (open)
-        text_add(session, a.ptr, a.len);
+    run_session(session, text_str(&v.body));
     world_done(&v);
-    text_free(&sent), text_free(&a);
+    text_free(&sent);
     return good;
 }
 
@@ -16149,7 +16162,35 @@ static int command_run(void)
     return !good;
 }
 
-/* ---- serve: the local Lambda that stays up ---- */
+/* ---- serve: the local Lambda that stays up ----
+ *
+ * What it prints is what CloudWatch shows of a function: START, what the function writes, END and
+ * REPORT in today's form, where a Status in REPORT tells of a time-out or a crash and no sentence
+ * stands beside it ("new style" in AWS's "Understanding the Lambda execution environment
+ * lifecycle"); with AWS_LAMBDA_LOG_FORMAT=JSON the same as platform.* events of the Telemetry API.
+ *
+ * Duration goes from the invocation to the GET .../next behind its answer; the caller has the
+ * answer before. Init is billed, as always for a custom runtime and since August 2025 for all:
+ * Billed Duration is Init Duration and Duration together, rounded up to a ms, as in AWS's examples.
+ * A bootstrap that hung or died is started anew by the next invocation, within its time: such an
+ * init is part of Duration and has no figure of its own, as in Lambda. */
+
+enum {
+    SERVE_SECONDS = 10,      /* the time-out: more than the 7 s that the skill takes at most */
+    SERVE_SECONDS_MAX = 900, /* Lambda's own limit */
+    SERVE_INIT_MS = 10000,   /* Lambda's: "The Init phase is limited to 10 seconds" */
+    SERVE_EVENT_MAX = 6 * 1024 * 1024, /* of a synchronous invocation */
+    SERVE_ASKS = 64,                   /* --event and --say of one command */
+};
+
+typedef struct {
+    world w;
+    int seconds, memory_mb;
+    b32 as_json; /* the platform's own lines */
+    i64 init_ns; /* of an init that no REPORT has told of; 0: there is none */
+    iz peak_kb;  /* as last seen of the present bootstrap */
+    char id[37]; /* of the present request: a UUID of version 4 */
+} local_lambda;
 
 static volatile sig_atomic_t serve_stop;
 
@@ -16158,6 +16199,317 @@ static void serve_signal(int number)
     (void)number;
     serve_stop = 1;
 }
+
+/* VmHWM of proc(5). */
+static iz serve_peak_of(int pid)
+{
+    char path[64], row[128];
+    long kb = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", pid);
+    FILE *f = fopen(path, "re");
+    while (f && !kb && fgets(row, sizeof row, f))
+        sscanf(row, "VmHWM: %ld kB", &kb);
+    if (f)
+        fclose(f);
+    return kb;
+}
+
+/* Notes the most memory that the bootstrap and its workers, if it has any, have had so far. */
+static void serve_look(local_lambda *s)
+{
+    char path[64];
+    int pid = s->w.pid;
+    if (!pid)
+        return;
+    iz kb = serve_peak_of(pid);
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", pid, pid);
+    FILE *f = fopen(path, "re");
+    while (f && fscanf(f, "%d", &pid) == 1)
+        kb += serve_peak_of(pid);
+    if (f)
+        fclose(f);
+    s->peak_kb = kb > s->peak_kb ? kb : s->peak_kb;
+}
+
+/* Ends the bootstrap and what it started: it leads a process group of its own. */
+static void serve_kill(world *w)
+{
+    if (w->pid)
+        kill(-w->pid, SIGKILL); /* not waited for yet, so the number is still its own */
+    world_kill(w);
+}
+
+/* One turn, of at most 50 ms, up to a point in time. */
+static void serve_turn(local_lambda *s, i64 end)
+{
+    i64 start = now_ns(), left = (end - start) / 1000000 + 1;
+    worlds_pump(&(world *){&s->w}, 1, left < 0 ? 0 : left < 50 ? (int)left : 50);
+    if (now_ns() - start > 10000000) /* it waits: a look costs the invocation no time */
+        serve_look(s);
+}
+
+/* ---- its lines ---- */
+
+/* Writes a line, behind all that the function has written. Frees the text. */
+static void serve_say(local_lambda *s, textbuf *t)
+{
+    world *w = &s->w;
+    iz before = -1;
+    for (int i = 0; i < 1000 && w->log_fd >= 0 && before != w->log.len; i++)
+        before = w->log.len, world_read_log(w);
+    if (w->log.len && w->log.ptr[w->log.len - 1] != '\n')
+        fputc('\n', w->log_shown);
+    text_clear(&w->log);
+    fprintf(w->log_shown, "%s\n", t->ptr);
+    fflush(w->log_shown);
+    text_free(t);
+}
+
+/* An event of the Telemetry API, up to the first member of its record. */
+static void text_platform(textbuf *t, const char *type)
+{
+    struct timespec now;
+    struct tm tm;
+    char date[32];
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &tm);
+    strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &tm);
+    text_format(t, "{\"time\":\"%s.%03ldZ\",\"type\":\"platform.%s\",\"record\":{", date,
+                now.tv_nsec / 1000000, type);
+}
+
+/* Lambda prints hundredths of a ms. */
+static i64 serve_hundredths(i64 ns)
+{
+    return (ns + 5000) / 10000;
+}
+
+static void text_ms(textbuf *t, const char *before, i64 ns, const char *behind)
+{
+    i64 n = serve_hundredths(ns);
+    text_format(t, "%s%lld.%02lld%s", before, n / 100, n % 100, behind);
+}
+
+typedef struct {
+    const char *id;
+    i64 ns, init_ns; /* init_ns 0: none to tell of */
+    int memory_mb, peak_mb;
+    char outcome; /* r(esponse), e(rror), x (the process ended), t(ime-out) */
+} serve_figures;
+
+static void text_report_json(textbuf *t, const serve_figures *f, i64 billed)
+{
+    text_platform(t, "report");
+    text_fill(t, "'requestId':@,'metrics':{", f->id);
+    text_ms(t, "\"durationMs\":", f->ns, ",");
+    text_format(t, "\"billedDurationMs\":%lld,\"memorySizeMB\":%d,\"maxMemoryUsedMB\":%d", billed,
+                f->memory_mb, f->peak_mb);
+    if (f->init_ns)
+        text_ms(t, ",\"initDurationMs\":", f->init_ns, "");
+    text_fill(t, "},'status':@#}}",
+              f->outcome == 'r'   ? "success"
+              : f->outcome == 't' ? "timeout"
+                                  : "error",
+              f->outcome == 'x' ? ",\"errorType\":\"Runtime.ExitError\"" : "");
+}
+
+/* The line that ends an invocation. An error that the function itself reported leaves no mark in
+ * the plain form. */
+static void text_report(textbuf *t, b32 as_json, const serve_figures *f)
+{
+    i64 billed = (serve_hundredths(f->ns) + serve_hundredths(f->init_ns) + 99) / 100;
+    billed += !billed;
+    if (as_json) {
+        text_report_json(t, f, billed);
+        return;
+    }
+    text_format(t, "REPORT RequestId: %s\t", f->id);
+    text_ms(t, "Duration: ", f->ns, " ms\t");
+    text_format(t, "Billed Duration: %lld ms\tMemory Size: %d MB\tMax Memory Used: %d MB\t", billed,
+                f->memory_mb, f->peak_mb);
+    if (f->init_ns)
+        text_ms(t, "Init Duration: ", f->init_ns, " ms\t");
+    text_puts(t, f->outcome == 't'   ? "Status: timeout"
+                 : f->outcome == 'x' ? "Status: error\tError Type: Runtime.ExitError"
+                                     : "");
+}
+
+/* An init that did not end with a GET .../next: Lambda tells of no other. */
+static void serve_say_init(local_lambda *s, const char *phase, i64 ns, char outcome)
+{
+    const char *status = outcome == 't' ? "timeout" : "error";
+    textbuf t = {0};
+    if (s->as_json) {
+        text_platform(&t, "initReport");
+        text_fill(&t, "'initializationType':'on-demand','phase':@,'status':@,#", phase, status,
+                  outcome == 't' ? "" : "\"errorType\":\"Runtime.ExitError\",");
+        text_ms(&t, "\"metrics\":{\"durationMs\":", ns, "}}}");
+    } else {
+        text_ms(&t, "INIT_REPORT Init Duration: ", ns, " ms");
+        text_format(&t, "\tPhase: %s\tStatus: %s%s", phase, status,
+                    outcome == 't' ? "" : "\tError Type: Runtime.ExitError");
+    }
+    serve_say(s, &t);
+}
+
+static void serve_say_start(local_lambda *s, const char *id)
+{
+    textbuf t = {0};
+    if (s->as_json)
+        text_platform(&t, "start"), text_fill(&t, "'requestId':@,'version':'$LATEST'}}", id);
+    else
+        text_format(&t, "START RequestId: %s Version: $LATEST", id);
+    serve_say(s, &t);
+}
+
+static void serve_say_end(local_lambda *s, const serve_figures *f)
+{
+    textbuf t = {0};
+    if (!s->as_json) {
+        text_format(&t, "END RequestId: %s", f->id);
+        serve_say(s, &t);
+    }
+    text_report(&t, s->as_json, f);
+    serve_say(s, &t);
+}
+
+/* ---- one invocation ---- */
+
+/* RFC 9562 section 5.4 */
+static void serve_make_id(char id[static 37])
+{
+    u8 b[16] = {0};
+    iz at = 0;
+    if (getrandom(b, sizeof b, 0) != sizeof b)
+        abort();
+    b[6] = (u8)(0x40 | (b[6] & 0xf)), b[8] = (u8)(0x80 | (b[8] & 0x3f));
+    for (iz i = 0; i < countof(b); i++)
+        at += sprintf(id + at, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", b[i]);
+}
+
+/* Starts a bootstrap; returns 0 when it asks for its first event, else how it failed, as an
+ * outcome; then there is no process. */
+static char serve_init(local_lambda *s, const char *phase, i64 end)
+{
+    world *w = &s->w;
+    world_start(w);
+    s->peak_kb = 0;
+    while (w->pid && !w->first_next && now_ns() < end && !serve_stop)
+        serve_turn(s, end);
+    if (w->first_next)
+        return 0;
+    char outcome = w->pid ? 't' : 'x';
+    serve_kill(w);
+    if (!serve_stop)
+        serve_say_init(s, phase, now_ns() - w->started, outcome);
+    return outcome;
+}
+
+/* What the caller of an invocation is told that had no answer. AWS's emulator sends the bare
+ * sentence "Task timed out after 8.00 seconds" for a time-out, says nothing at all of a process
+ * that died, and never sends X-Amz-Function-Error. Here: Lambda's bodies and header. */
+static void serve_failure(const world *w, world_event *v, int seconds)
+{
+    textbuf *body = &v->body;
+    text_clear(body);
+    text_fill(body, "{'errorType':@,'errorMessage':'RequestId: # Error: ",
+              v->outcome == 't' ? "Sandbox.Timedout" : "Runtime.ExitError", v->id);
+    if (v->outcome == 't') {
+        text_format(body, "Task timed out after %d.00 seconds", seconds);
+    } else if (WIFSIGNALED(w->exit_status)) {
+        const char *name = strsignal(WTERMSIG(w->exit_status));
+        text_puts(body, "Runtime exited with error: signal: ");
+        text_format(body, "%c%s", name[0] | 0x20, name + 1); /* Lambda's names begin small */
+    } else if (WEXITSTATUS(w->exit_status)) {
+        text_format(body, "Runtime exited with error: exit status %d", WEXITSTATUS(w->exit_status));
+    } else {
+        text_puts(body, "Runtime exited without providing a reason");
+    }
+    text_puts(body, "\"}");
+}
+
+/* Answers who waits for this invocation, if they still do. */
+static void serve_reply(world *w, int serial, const world_event *v)
+{
+    textbuf headers = {0};
+    text_format(&headers, "X-Amzn-Requestid: %s\r\nX-Amz-Executed-Version: $LATEST\r\n%s", v->id,
+                v->outcome == 'r' ? "" : "X-Amz-Function-Error: Unhandled\r\n");
+    world_reply a = {.status = 200, .headers = headers.ptr, .framing = W_SIZED};
+    a.body = text_str(&v->body);
+    for (int i = 0; i < W_CONNS; i++)
+        if (w->conn[i].fd >= 0 && w->conn[i].serial == serial)
+            conn_answer(&w->conn[i], &a), conn_flush(w, &w->conn[i]);
+    text_free(&headers);
+}
+
+/* Is a connection to the Runtime API open? A process that ended leaves none once all that it sent
+ * has been read, unless a child of it lives. */
+static b32 serve_hears(const world *w)
+{
+    b32 open = 0;
+    for (int i = 0; i < W_CONNS; i++)
+        open |= w->conn[i].fd >= 0 && w->conn[i].listener == W_API;
+    return open;
+}
+
+/* Serves until the event is answered and another one asked for; else 'x' or 't'. */
+static char serve_await(local_lambda *s, world_event *v, int serial, i64 end)
+{
+    world *w = &s->w;
+    b32 told = 0;
+    int nexts = w->nexts;
+    for (int gone = 0; !v->outcome || w->nexts == nexts;) {
+        if (w->pid && (now_ns() >= end || serve_stop))
+            return 't';
+        if (!w->pid && (!serve_hears(w) || gone++ == 200))
+            return 'x';
+        serve_turn(s, w->pid ? end : 0);
+        if (v->outcome && !told)
+            told = 1, serve_reply(w, serial, v);
+    }
+    return v->outcome;
+}
+
+/* Runs one invocation from START to REPORT. serial is the connection that waits for the answer, 0
+ * if none does. What is to be told to the caller is left in v's outcome and body; returned is the
+ * outcome that REPORT names, which is another one if the process hung or died behind its answer. */
+static char serve_event(local_lambda *s, world_event *v, int serial)
+{
+    world *w = &s->w;
+    i64 start = now_ns(), limit = s->seconds * SECOND, end = start + limit;
+    char outcome = 0;
+    if (!w->pid) {
+        world_drop(w, W_API, 0); /* an event handed to a dead one would be lost */
+        outcome = serve_init(s, "invoke", end);
+    }
+    i64 left_ms = (end - now_ns()) / 1000000;
+    v->deadline_ms = left_ms > 1 ? (int)left_ms : 1;
+    v->id = s->id;
+    serve_make_id(s->id);
+    serve_say_start(s, v->id);
+    world_begin(w, v);
+    if (!outcome)
+        outcome = serve_await(s, v, serial, end);
+    serve_figures f = {
+        v->id, outcome == 't' ? limit : now_ns() - start, s->init_ns, s->memory_mb, 0, outcome};
+    if (!v->outcome && !serve_stop) {
+        v->outcome = outcome;
+        serve_failure(w, v, s->seconds);
+        serve_reply(w, serial, v);
+    }
+    serve_look(s);
+    f.peak_mb = (int)((s->peak_kb + 1023) / 1024);
+    f.peak_mb += !f.peak_mb;
+    if (outcome == 't' || outcome == 'x')
+        serve_kill(w);
+    if (!serve_stop)
+        serve_say_end(s, &f);
+    s->init_ns = 0;
+    w->current = NULL;
+    return outcome;
+}
+
+/* ---- the invoke endpoint ---- */
 
 /* The longest waiting invoke: its request and the connection that waits for the answer. */
 static world_conn *serve_next(world *w, world_request **q)
@@ -16173,131 +16525,272 @@ static world_conn *serve_next(world *w, world_request **q)
     return NULL;
 }
 
-/* What the caller of an invocation that did not go well is told. AWS's emulator answers every
- * function error with 200 and the posted body, a time-out with 200 and the bare sentence "Task
- * timed out after 8.00 seconds", and says nothing at all of a process that died; it never sends
- * X-Amz-Function-Error. Lambda itself gives all three a JSON body and that header, which the AWS
- * command line shows as FunctionError. Here: Lambda's bodies and header, with the emulator's
- * status. */
-static void serve_failure(world *w, world_event *v, int seconds, textbuf *body)
+/* POST /2015-03-31/functions/{any name}/invocations, with or without a query. */
+static b32 serve_is_invoke(const char *path)
 {
-    text_fill(body, "{'errorType':@,'errorMessage':'RequestId: # Error: ",
-              v->outcome == 't' ? "Sandbox.Timedout" : "Runtime.ExitError", v->id);
-    if (v->outcome == 't')
-        text_format(body, "Task timed out after %d.00 seconds", seconds);
-    else if (WIFSIGNALED(w->exit_status))
-        text_format(body, "Runtime exited with error: signal: %s",
-                    strsignal(WTERMSIG(w->exit_status)));
-    else if (WEXITSTATUS(w->exit_status))
-        text_format(body, "Runtime exited with error: exit status %d", WEXITSTATUS(w->exit_status));
-    else
-        text_puts(body, "Runtime exited without providing a reason");
-    text_puts(body, "\"}");
-}
-
-/* Runs one invoke to its end. A process that is gone is started anew first, one that does not
- * answer in time is killed: both only when there is something to do, so a bootstrap that cannot
- * start does not spin. */
-static void serve_one(world *w, int serial, str event, int seconds)
-{
-    textbuf body = {0}, headers = {0};
-    world_event v = {.event = event, .deadline_ms = seconds * 1000};
-    i64 end = now_ns() + seconds * 1000000000LL;
-    if (!w->pid)
-        world_start(w);
-    world_begin(w, &v);
-    while (!v.outcome && w->pid && now_ns() < end && !serve_stop)
-        worlds_pump(&w, 1, 50);
-    w->current = NULL;
-    v.outcome = v.outcome ? v.outcome : w->pid ? 't' : 'x';
-    if (v.outcome == 't' || v.outcome == 'x')
-        world_kill(w), serve_failure(w, &v, seconds, &body);
-    else
-        text_add(&body, v.body.ptr, v.body.len);
-    text_format(&headers, "X-Amzn-Requestid: %s\r\nX-Amz-Executed-Version: $LATEST\r\n%s", v.id,
-                v.outcome == 'r' ? "" : "X-Amz-Function-Error: Unhandled\r\n");
-    world_reply a = {.status = 200, .headers = headers.ptr, .framing = W_SIZED};
-    a.body = text_str(&body);
-    for (int i = 0; i < W_CONNS; i++)
-        if (w->conn[i].fd >= 0 && w->conn[i].serial == serial)
-            conn_answer(&w->conn[i], &a), conn_flush(w, &w->conn[i]);
-    world_done(&v);
-    text_free(&body), text_free(&headers);
+    const char *base = "/2015-03-31/functions/", *end = "/invocations";
+    iz n = (iz)strcspn(path, "?"), e = (iz)strlen(end), b = (iz)strlen(base);
+    return n > b + e && !strncmp(path, base, (size_t)b) && !strncmp(path + n - e, end, (size_t)e);
 }
 
 /* The first in the queue, or an answer at once to what is no invoke. */
-static void serve_request(world *w, world_conn *c, world_request *q, int seconds)
+static void serve_request(local_lambda *s, world_conn *c, world_request *q)
 {
-    const char *path = q->path.ptr, *base = "/2015-03-31/functions/", *end = "/invocations";
-    iz n = (iz)strlen(path), e = (iz)strlen(end);
-    textbuf event = {0};
+    textbuf event = {0}, type = {0};
+    int serial = c->serial;
+    head_value(&q->head, "X-Amz-Invocation-Type", &type);
+    b32 later = type.len && !strcmp(type.ptr, "Event");
     q->listener = -1; /* not to be found again when its connection brings another */
-    if (strncmp(path, base, strlen(base)) || n < e || strcmp(path + n - e, end)) {
+    if (!serve_is_invoke(q->path.ptr)) {
         conn_answer_json(c, 404, "404 page not found\n");
     } else if (strcmp(q->method, "POST")) {
         conn_answer_json(c, 405, "{\"Message\":\"Method Not Allowed\"}");
+    } else if (q->body.len > SERVE_EVENT_MAX) {
+        conn_answer(c, &(world_reply){.status = 413,
+                                      .headers = "X-Amzn-Errortype: RequestTooLargeException\r\n",
+                                      .body = S("{\"message\":\"the event is over 6 MiB\"}")});
+    } else if (type.len && !strcmp(type.ptr, "DryRun")) {
+        conn_answer_json(c, 204, "");
     } else {
         text_add(&event, q->body.ptr, q->body.len);
-        serve_one(w, c->serial, text_str(&event), seconds);
-        text_free(&event);
+        world_event v = {.event = text_str(&event)};
+        if (later)
+            conn_answer_json(c, 202, ""), conn_flush(&s->w, c);
+        serve_event(s, &v, later ? 0 : serial);
+        world_done(&v);
     }
+    text_free(&event), text_free(&type);
 }
 
-static void serve_open(world *w, int port)
+/* Answers POSTs until SIGINT or SIGTERM, one after another; the others wait in their order. */
+static int serve_stay(local_lambda *s)
 {
-    const char *tfl = getenv("Skill__TflApiUrl");
-    world_open(w);
-    for (char **pair = environ; *pair; pair++)
-        world_env(w, *pair);
-    world_urls(w);
-    if (tfl) {
-        for (char **pair = environ; *pair; pair++)
-            if (!strncmp(*pair, "Skill__", 7))
-                world_env(w, *pair);
-        if (!getenv("Skill__SkillApiUrl"))
-            world_env(w, "Skill__SkillApiUrl");
-    }
-    if (!getenv("Skill__SkillId"))
-        world_env(w, "Skill__SkillId"); /* an event typed by hand need not have one */
-    w->listener[W_INVOKE] = world_listen(port ? port : 9000);
-    if (w->listener[W_INVOKE] < 0 && !port)
-        w->listener[W_INVOKE] = world_listen(9001);
-    w->port[W_INVOKE] = world_port(w->listener[W_INVOKE]);
-    w->log_shown = 1;
-}
-
-/* `skill_test serve [PORT]`: a local Lambda until SIGINT or SIGTERM. One invocation at a time;
- * the others wait in their order. AWS_LAMBDA_FUNCTION_TIMEOUT is in seconds. */
-static int command_serve(int port)
-{
-    const char *limit = getenv("AWS_LAMBDA_FUNCTION_TIMEOUT");
-    int seconds = limit && atoi(limit) > 0 ? atoi(limit) : 8;
-    struct sigaction act = {.sa_handler = serve_signal};
-    world w;
-    serve_open(&w, port);
-    if (w.listener[W_INVOKE] < 0) {
-        fprintf(stderr, "serve: the port is taken\n");
-        world_close(&w);
-        return 1;
-    }
-    sigaction(SIGINT, &act, NULL);
-    sigaction(SIGTERM, &act, NULL);
-    world_start(&w);
+    world *w = &s->w;
     printf("curl -d '{\"version\":\"1.0\",\"request\":{\"type\":\"LaunchRequest\"}}' "
            "http://127.0.0.1:%d/2015-03-31/functions/function/invocations\n",
-           w.port[W_INVOKE]);
+           w->port[W_INVOKE]);
     fflush(stdout);
     while (!serve_stop) {
-        world_request *q;
-        world_conn *c = serve_next(&w, &q);
+        world_request *q = NULL;
+        world_conn *c = serve_next(w, &q);
+        b32 lived = w->pid != 0;
         if (c)
-            serve_request(&w, c, q, seconds);
+            serve_request(s, c, q);
         else
-            worlds_pump(&(world *){&w}, 1, 1000);
-        text_clear(&w.log);
+            worlds_pump(&w, 1, 1000);
+        if (!c && lived && !w->pid && !serve_stop)
+            fprintf(stderr, "serve: the bootstrap ended; the next event starts it anew\n");
+        text_clear(&w->violations);
+        if (!c)
+            text_clear(&w->log);
     }
-    world_close(&w);
     return 0;
+}
+
+/* ---- its command line ---- */
+
+typedef struct {
+    int port; /* -1: not given */
+    int seconds, memory_mb;
+    b32 live;
+    const char *said[SERVE_ASKS]; /* NULL: the event is */
+    textbuf event[SERVE_ASKS];
+    iz asks;
+} serve_options;
+
+__attribute__((format(printf, 1, 2))) static b32 serve_wrong(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "serve: ");
+    vfprintf(stderr, format, args);
+    fprintf(stderr, "\n");
+    va_end(args);
+    return 0;
+}
+
+/* A whole number from least to most; text may be NULL, which is none. */
+static b32 serve_number(const char *text, int least, int most, int *n)
+{
+    iz digits = text ? (iz)strspn(text, "0123456789") : 0;
+    if (!digits || digits > 6 || text[digits] || atoi(text) < least || atoi(text) > most)
+        return 0;
+    *n = atoi(text);
+    return 1;
+}
+
+/* Reads a file, - for standard input. */
+static b32 serve_file(const char *name, textbuf *t)
+{
+    static char chunk[1 << 16];
+    size_t n = 0;
+    text_clear(t);
+    FILE *f = strcmp(name, "-") ? fopen(name, "re") : stdin;
+    while (f && t->len <= SERVE_EVENT_MAX && (n = fread(chunk, 1, sizeof chunk, f)) > 0)
+        text_add(t, chunk, (iz)n);
+    b32 bad = !f || ferror(f);
+    int reason = errno;
+    if (f && f != stdin)
+        fclose(f);
+    if (bad)
+        return serve_wrong("cannot read %s: %s", name, strerror(reason));
+    return t->len <= SERVE_EVENT_MAX || serve_wrong("%s is over 6 MiB", name);
+}
+
+/* One option with its value, which is NULL at the end of the line. */
+static b32 serve_option(serve_options *o, const char *name, const char *value)
+{
+    b32 event = !strcmp(name, "--event"), say = !strcmp(name, "--say");
+    if (!event && !say && strcmp(name, "--timeout"))
+        return serve_wrong("%s is not known; known are PORT, --timeout SECONDS, --event FILE, "
+                           "--say TEXT",
+                           name);
+    if (!value)
+        return serve_wrong("%s wants a value", name);
+    if (!event && !say)
+        return serve_number(value, 1, SERVE_SECONDS_MAX, &o->seconds) ||
+               serve_wrong("--timeout wants 1 to %d seconds, not %s", SERVE_SECONDS_MAX, value);
+    if (o->asks == SERVE_ASKS)
+        return serve_wrong("at most %d of --event and --say", SERVE_ASKS);
+    o->said[o->asks] = say ? value : NULL;
+    return say ? ++o->asks > 0 : serve_file(value, &o->event[o->asks]) && ++o->asks > 0;
+}
+
+/* Takes arguments and environment; false behind a line that says what is wrong. */
+static b32 serve_parse(serve_options *o, int argc, char **argv)
+{
+    const char *limit = getenv("AWS_LAMBDA_FUNCTION_TIMEOUT"), *tfl = getenv("TFL");
+    const char *memory = getenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE");
+    *o = (serve_options){.port = -1, .seconds = SERVE_SECONDS, .memory_mb = 128};
+    o->live = tfl && !strcmp(tfl, "live");
+    if (tfl && *tfl && !o->live)
+        return serve_wrong("TFL is %s; it may be live, or not set", tfl);
+    if (limit && *limit && !serve_number(limit, 1, SERVE_SECONDS_MAX, &o->seconds))
+        return serve_wrong("AWS_LAMBDA_FUNCTION_TIMEOUT is %s, not 1 to %d seconds", limit,
+                           SERVE_SECONDS_MAX);
+    if (memory && *memory && !serve_number(memory, 128, 10240, &o->memory_mb))
+        return serve_wrong("AWS_LAMBDA_FUNCTION_MEMORY_SIZE is %s, not 128 to 10240", memory);
+    for (int i = 0; i < argc; i++) {
+        if (argv[i][0] != '-' && o->port < 0) {
+            if (!serve_number(argv[i], 0, 65535, &o->port))
+                return serve_wrong("%s is no port", argv[i]);
+        } else if (!serve_option(o, argv[i], i + 1 < argc ? argv[i + 1] : NULL)) {
+            return 0;
+        } else {
+            i++;
+        }
+    }
+    if (o->asks && o->port >= 0)
+        return serve_wrong("a port is of no use with --event or --say, which end when answered");
+    return 1;
+}
+
+/* Lambda's variables. Of the user's go in, and win, those that the skill and its surroundings read;
+ * nothing else of the user's environment does. */
+static void serve_environment(world *w, b32 live)
+{
+    static const char *const left_out[] = {
+        "AWS_ACCESS_KEY_ID",     "AWS_SECRET_ACCESS_KEY",   "AWS_SESSION_TOKEN",
+        "AWS_LAMBDA_LOG_FORMAT", "Skill__TflApplicationId", "Skill__TflApplicationKey",
+        "Skill__SkillId", /* an event typed by hand need not have one */
+    };
+    static const char *const taken[] = {"Skill__", "AWS_", "SSL_CERT_", "QEMU_",
+                                        "PARAMETERS_SECRETS_EXTENSION_"};
+    for (iz i = 0; i < countof(left_out); i++)
+        world_env(w, left_out[i]);
+    if (live)
+        world_env(w, "Skill__TflApiUrl");
+    for (char **pair = environ; *pair; pair++)
+        for (iz i = 0; i < countof(taken); i++)
+            if (!strncmp(*pair, taken[i], strlen(taken[i])))
+                world_env(w, *pair);
+    world_env_format(w, "AWS_LAMBDA_RUNTIME_API=127.0.0.1:%d", w->port[W_API]);
+}
+
+static b32 serve_listen(world *w, int port)
+{
+    w->listener[W_INVOKE] = world_listen(port < 0 ? 9000 : port);
+    if (w->listener[W_INVOKE] < 0 && port < 0)
+        w->listener[W_INVOKE] = world_listen(9001);
+    if (w->listener[W_INVOKE] < 0)
+        return serve_wrong("the port is taken");
+    w->port[W_INVOKE] = world_port(w->listener[W_INVOKE]);
+    return 1;
+}
+
+/* Hands over what was asked for, in order, to one bootstrap; false if one was not answered well.
+ * What is said goes on with the session that the answer before left open. */
+static b32 serve_asked(local_lambda *s, serve_options *o)
+{
+    const char *id = getenv("Skill__SkillId");
+    textbuf session = {0};
+    b32 good = 1;
+    for (iz i = 0; i < o->asks && !serve_stop; i++) {
+        textbuf shown = {0};
+        if (o->said[i]) {
+            alexa_event e = run_say(o->said[i]).event;
+            e.attributes = session.len ? session.ptr : NULL;
+            e.skill_id = id && !strncmp(id, "amzn1.", 6) ? id : NULL;
+            event_make(&o->event[i], &e);
+        }
+        world_event v = {.event = text_str(&o->event[i])};
+        good &= serve_event(s, &v, 0) == 'r';
+        if (peek_json(text_str(&v.body), "", &shown) == '!')
+            text_format(&shown, "%s\n", v.body.ptr);
+        else
+            text_clear(&shown), text_pretty(&shown, text_str(&v.body));
+        if (v.outcome)
+            printf("%s", shown.ptr);
+        fflush(stdout);
+        run_session(&session, text_str(&v.body));
+        world_done(&v);
+        world_forget(&s->w);
+        text_free(&shown);
+    }
+    text_free(&session);
+    return good && !serve_stop;
+}
+
+/* All of it but the limit of the first init, which a test makes shorter. */
+static int serve_main(int argc, char **argv, int init_ms)
+{
+    struct sigaction act = {.sa_handler = serve_signal};
+    const char *format = getenv("AWS_LAMBDA_LOG_FORMAT");
+    static serve_options o;
+    static local_lambda s;
+    world *w = &s.w;
+    if (!serve_parse(&o, argc, argv))
+        return 2;
+    if (access(world_bootstrap(), X_OK)) {
+        serve_wrong("cannot run %s: %s. Type: make", world_bootstrap(), strerror(errno));
+        return 1;
+    }
+    s = (local_lambda){.seconds = o.seconds, .memory_mb = o.memory_mb};
+    s.as_json = format && !strcasecmp(format, "JSON");
+    world_open(w);
+    w->log_shown = stderr;
+    serve_environment(w, o.live);
+    int status = 1;
+    if (o.asks || serve_listen(w, o.port)) {
+        sigaction(SIGINT, &act, NULL);
+        sigaction(SIGTERM, &act, NULL);
+        if (!serve_init(&s, "init", now_ns() + init_ms * MS))
+            s.init_ns = w->first_next - w->started;
+        status = o.asks ? !serve_asked(&s, &o) : serve_stay(&s);
+    }
+    serve_kill(w);
+    world_close(w);
+    for (iz i = 0; i < o.asks; i++)
+        text_free(&o.event[i]);
+    return status;
+}
+
+/* `skill_test serve [PORT] [--timeout SECONDS]`: a local Lambda until SIGINT or SIGTERM; exit
+ * status 0. With --event FILE or --say TEXT, each as often as wanted, it hands over these events
+ * and prints the answers, log lines on standard error: 0 if all were answered, 1 if not. */
+static int command_serve(int argc, char **argv)
+{
+    return serve_main(argc, argv, SERVE_INIT_MS);
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -17502,6 +17995,668 @@ static void dns_real_server(const char *command)
     }
     snprintf(text, sizeof text, "rm -rf %s", dir);
     CHECK(!system(text));
+}
+
+/* ---- the local Lambda itself: serve ---- */
+
+/* A `skill_test serve` of its own process, and what it wrote. */
+typedef struct {
+    pid_t pid;
+    FILE *out, *err;
+    textbuf said, log; /* of standard output and error, once it has ended */
+} serve_child;
+
+/* Starts it with these arguments and, instead of what the environment holds of such names, these
+ * variables; NAME alone is taken away. Both lists end with NULL. */
+static void serve_spawn(serve_child *c, int init_ms, const char *const *args,
+                        const char *const *env)
+{
+    static const char *const apart[] = {"Skill__", "AWS_", "TFL=", "SSL_CERT_"};
+    char *argv[2 * SERVE_ASKS + 4], name[64];
+    int argc = 0;
+    *c = (serve_child){.out = tmpfile(), .err = tmpfile()};
+    if (!c->out || !c->err)
+        abort();
+    fflush(NULL);
+    pid_t parent = getpid();
+    c->pid = fork();
+    if (c->pid)
+        return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    alarm(getppid() == parent ? 100 : 1);
+    for (iz i = 0; i < countof(apart); i++)
+        for (char **pair = environ; *pair;)
+            if (!strncmp(*pair, apart[i], strlen(apart[i]))) {
+                snprintf(name, sizeof name, "%.*s", (int)strcspn(*pair, "="), *pair);
+                unsetenv(name), pair = environ;
+            } else {
+                pair++;
+            }
+    for (; env && *env; env++)
+        if (strchr(*env, '='))
+            putenv((char *)(uz)*env);
+        else
+            unsetenv(*env);
+    while (args[argc])
+        argv[argc] = (char *)(uz)args[argc], argc++;
+    dup2(fileno(c->out), 1);
+    dup2(fileno(c->err), 2);
+    int status = serve_main(argc, argv, init_ms);
+    fflush(NULL);
+    _exit(status);
+}
+
+static void serve_read(FILE *f, textbuf *t)
+{
+    char chunk[4096];
+    iz n, at = 0;
+    text_clear(t);
+    while ((n = pread(fileno(f), chunk, sizeof chunk, at)) > 0)
+        text_add(t, chunk, n), at += n;
+}
+
+/* Waits for its end; gives its exit status, or 128 and the signal. */
+static int serve_ended(serve_child *c)
+{
+    int status = -1;
+    waitpid(c->pid, &status, 0);
+    serve_read(c->out, &c->said);
+    serve_read(c->err, &c->log);
+    fclose(c->out);
+    fclose(c->err);
+    text_add(&e2e_log, c->log.ptr, c->log.len);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void serve_free(serve_child *c)
+{
+    text_free(&c->said);
+    text_free(&c->log);
+}
+
+#define LAMBDA_ID "RequestId: [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+#define LAMBDA_MS "[0-9]+\\.[0-9]{2} ms"
+#define LAMBDA_REPORT                                                                   \
+    "^REPORT " LAMBDA_ID "\tDuration: " LAMBDA_MS "\tBilled Duration: [1-9][0-9]* ms\t" \
+    "Memory Size: 128 MB\tMax Memory Used: [1-9][0-9]* MB\t"
+#define LAMBDA_INIT "Init Duration: " LAMBDA_MS "\t"
+#define LAMBDA_EXIT "Status: error\tError Type: Runtime\\.ExitError$"
+
+/* The log's lines as letters, in order: those below, '?' for what Lambda does not print. */
+static void serve_lines(const textbuf *log, textbuf *letters)
+{
+    static const struct {
+        char letter;
+        const char *pattern; /* POSIX extended */
+    } rows[] = {
+        {'S', "^START " LAMBDA_ID " Version: [$]LATEST$"},
+        {'E', "^END " LAMBDA_ID "$"},
+        {'R', LAMBDA_REPORT "$"},
+        {'N', LAMBDA_REPORT LAMBDA_INIT "$"},
+        {'x', LAMBDA_REPORT LAMBDA_EXIT},
+        {'X', LAMBDA_REPORT LAMBDA_INIT LAMBDA_EXIT},
+        {'t', LAMBDA_REPORT "Status: timeout$"},
+        {'T', LAMBDA_REPORT LAMBDA_INIT "Status: timeout$"},
+        {'i', "^INIT_REPORT Init Duration: " LAMBDA_MS "\tPhase: init\t" LAMBDA_EXIT},
+        {'I', "^INIT_REPORT Init Duration: " LAMBDA_MS "\tPhase: init\tStatus: timeout$"},
+        {'j', "^INIT_REPORT Init Duration: " LAMBDA_MS "\tPhase: invoke\t" LAMBDA_EXIT},
+        {'J', "^INIT_REPORT Init Duration: " LAMBDA_MS "\tPhase: invoke\tStatus: timeout$"},
+    };
+    regex_t compiled[countof(rows)];
+    textbuf row = {0};
+    text_clear(letters);
+    for (iz i = 0; i < countof(rows); i++)
+        CHECK(!regcomp(&compiled[i], rows[i].pattern, REG_EXTENDED | REG_NOSUB));
+    for (const char *at = log->ptr; *at;) {
+        iz n = (iz)strcspn(at, "\n"), i = 0;
+        text_clear(&row);
+        text_add(&row, at, n);
+        while (i < countof(rows) && regexec(&compiled[i], row.ptr, 0, NULL, 0))
+            i++;
+        text_add(letters, i < countof(rows) ? &rows[i].letter : "?", 1);
+        at += n + (at[n] == '\n');
+    }
+    for (iz i = 0; i < countof(rows); i++)
+        regfree(&compiled[i]);
+    text_free(&row);
+}
+
+/* The figures of AWS's "Understanding the Lambda execution environment lifecycle" (new style, and
+ * old style for the one without an init), whose page has blanks for tabs, and edges of rounding. */
+static void test_e2e_serve_report(void)
+{
+    static const struct {
+        i64 us, init_us;
+        int peak_mb;
+        char outcome;
+        const char *wanted;
+    } rows[] = {
+        {133610, 80000, 31, 'x',
+         "Duration: 133.61 ms Billed Duration: 214 ms Memory Size: 128 MB Max Memory Used: 31 MB "
+         "Init Duration: 80.00 ms Status: error Error Type: Runtime.ExitError"},
+        {3016780, 84000, 31, 't',
+         "Duration: 3016.78 ms Billed Duration: 3101 ms Memory Size: 128 MB Max Memory Used: 31 MB "
+         "Init Duration: 84.00 ms Status: timeout"},
+        {933590, 0, 9, 'r',
+         "Duration: 933.59 ms Billed Duration: 934 ms Memory Size: 128 MB Max Memory Used: 9 MB "},
+        {0, 0, 1, 'e',
+         "Duration: 0.00 ms Billed Duration: 1 ms Memory Size: 128 MB Max Memory Used: 1 MB "},
+        {2004, 1000, 1, 'r',
+         "Duration: 2.00 ms Billed Duration: 3 ms Memory Size: 128 MB Max Memory Used: 1 MB "
+         "Init Duration: 1.00 ms "},
+        {2005, 1000, 1, 'r',
+         "Duration: 2.01 ms Billed Duration: 4 ms Memory Size: 128 MB Max Memory Used: 1 MB "
+         "Init Duration: 1.00 ms "},
+    };
+    static const char *const statuses[] = {"error", "timeout", "success", "error"};
+    textbuf t = {0}, value = {0}, id = {0};
+    text_puts(&id, "5b866fb1-7154-4af6-8078-6ef6ca4c2ddd");
+    for (iz i = 0; i < countof(rows); i++) {
+        serve_figures f = {id.ptr, rows[i].us * 1000, rows[i].init_us * 1000,
+                           128,    rows[i].peak_mb,   rows[i].outcome};
+        text_clear(&t);
+        text_report(&t, 0, &f);
+        for (char *at = t.ptr; (at = strchr(at, '\t'));)
+            *at = ' ';
+        CHECK(!strncmp(t.ptr, "REPORT RequestId: 5b866fb1-7154-4af6-8078-6ef6ca4c2ddd ", 55));
+        CHECK_ROW(!strcmp(t.ptr + 55, rows[i].wanted), rows[i].wanted);
+        text_clear(&t);
+        text_report(&t, 1, &f);
+        CHECK(peek_json(text_str(&t), "type", &value) == 's');
+        CHECK(!strcmp(value.ptr, "platform.report"));
+        CHECK(peek_json(text_str(&t), "record.requestId", &value) == 's' &&
+              !strcmp(value.ptr, id.ptr));
+        CHECK(peek_json(text_str(&t), "record.metrics.durationMs", &value) == 'n');
+        CHECK(peek_json(text_str(&t), "record.metrics.billedDurationMs", &value) == 'n' &&
+              atoi(value.ptr) == atoi(strstr(rows[i].wanted, "Billed Duration: ") + 17));
+        CHECK(peek_json(text_str(&t), "record.metrics.initDurationMs", &value) ==
+              (rows[i].init_us ? 'n' : 0));
+        CHECK(peek_json(text_str(&t), "record.status", &value) == 's' &&
+              (i > 3 || !strcmp(value.ptr, statuses[i])));
+        CHECK(peek_json(text_str(&t), "record.errorType", &value) ==
+              (rows[i].outcome == 'x' ? 's' : 0));
+    }
+    text_free(&t), text_free(&value), text_free(&id);
+}
+
+/* An init that failed, as the Telemetry API has it. */
+static void test_e2e_serve_init_report(void)
+{
+    static const struct {
+        char outcome;
+        const char *phase, *status, *duration;
+        i64 ns;
+    } rows[] = {{'t', "init", "timeout", "10000.00", 10000 * MS},
+                {'x', "invoke", "error", "0.50", MS / 2}};
+    for (iz i = 0; i < countof(rows); i++) {
+        static local_lambda s;
+        textbuf t = {0}, value = {0};
+        s = (local_lambda){.as_json = 1, .w = {.log_fd = -1, .log_shown = tmpfile()}};
+        serve_say_init(&s, rows[i].phase, rows[i].ns, rows[i].outcome);
+        serve_read(s.w.log_shown, &t);
+        CHECK(peek_json(text_str(&t), "type", &value) == 's');
+        CHECK(!strcmp(value.ptr, "platform.initReport"));
+        CHECK(peek_json(text_str(&t), "record.phase", &value) == 's');
+        CHECK(!strcmp(value.ptr, rows[i].phase));
+        CHECK(peek_json(text_str(&t), "record.status", &value) == 's');
+        CHECK(!strcmp(value.ptr, rows[i].status));
+        CHECK(peek_json(text_str(&t), "record.metrics.durationMs", &value) == 'n');
+        CHECK(!strcmp(value.ptr, rows[i].duration));
+        CHECK((peek_json(text_str(&t), "record.errorType", &value) == 's') == i);
+        fclose(s.w.log_shown);
+        text_free(&s.w.log), text_free(&t), text_free(&value);
+    }
+}
+
+/* The real one: a session that goes on, one warm process, and an event that is none. */
+static void test_e2e_serve_asks(void)
+{
+    char path[] = "/tmp/skill_test.XXXXXX";
+    const char *args[] = {"--say", "victoria", "--say", "help", "--say", "repeat", NULL};
+    const char *bad[] = {"--event", path,    "--event",  "-", "--timeout",
+                         "60",      "--say", "victoria", NULL};
+    serve_child c;
+    textbuf letters = {0};
+    if (!e2e_ready())
+        return;
+    serve_spawn(&c, SERVE_INIT_MS, args, NULL);
+    CHECK(serve_ended(&c) == 0);
+    CHECK(text_has(&c.said, "There is a good service on the Victoria line."));
+    const char *help = text_has(&c.said, "<speak>") ? strstr(c.said.ptr, "}\n{") : NULL;
+    const char *again = help ? strstr(help + 3, "}\n{") : NULL;
+    const char *first = help ? strstr(help, "\"ssml\"") : NULL;
+    const char *second = again ? strstr(again, "\"ssml\"") : NULL;
+    CHECK(second && first < again && strcspn(first, "\n") == strcspn(second, "\n") &&
+          !strncmp(first, second, strcspn(first, "\n")));
+    serve_lines(&c.log, &letters);
+    iz n = 0; /* without the lines of the function's own */
+    for (iz i = 0; i < letters.len; i++)
+        if (letters.ptr[i] != '?')
+            letters.ptr[n++] = letters.ptr[i];
+    CHECK(n == 9 && !strncmp(letters.ptr, "SENSERSER", 9));
+    serve_free(&c);
+
+    int fd = mkstemp(path), input = dup(0);
+    CHECK(fd >= 0 && write(fd, "[]", 2) == 2 && !lseek(fd, 0, SEEK_SET) && dup2(fd, 0) == 0);
+    serve_spawn(&c, SERVE_INIT_MS, bad, (const char *[]){"AWS_LAMBDA_LOG_FORMAT=JSON", NULL});
+    CHECK((input >= 0 ? dup2(input, 0) : close(0)) == 0);
+    close(input), close(fd);
+    CHECK(serve_ended(&c) == 1);
+    const char *error = strstr(c.said.ptr, "\"errorType\": \"Function.");
+    CHECK(error && strstr(error + 1, "\"errorType\": \"Function."));
+    CHECK(text_has(&c.said, "good service on the Victoria line"));
+    for (char *at = c.log.ptr; *at;) {
+        iz end = (iz)strcspn(at, "\n");
+        CHECK(peek_json((str){(u8 *)at, end}, "", &letters) == '{');
+        at += end + (at[end] == '\n');
+    }
+    CHECK(text_has(&c.log, "\"type\":\"platform.start\""));
+    CHECK(text_has(&c.log, "\"status\":\"error\"") && text_has(&c.log, "\"status\":\"success\""));
+    unlink(path);
+    serve_free(&c), text_free(&letters);
+}
+
+/* What every hostile bootstrap below begins with, in bash, which can open sockets. n counts starts;
+ * next takes an event, answer posts. */
+static const char serve_prelude[] =
+    "#!/bin/bash\n"
+    "n=$(($(cat \"$0.n\" 2>/dev/null) + 1)); echo $n >\"$0.n\"\n"
+    "open() { exec 3<>\"/dev/tcp/${AWS_LAMBDA_RUNTIME_API/://}\"; }\n"
+    "take() { IFS= read -r status <&3 || exit 9; size=0\n"
+    "  while IFS= read -r head <&3 && [ \"$head\" != $'\\r' ]; do\n"
+    "    head=${head%$'\\r'}\n"
+    "    case ${head,,} in\n"
+    "    content-length:*) size=${head#*: } ;;\n"
+    "    lambda-runtime-aws-request-id:*) id=${head#*: } ;;\n"
+    "    lambda-runtime-deadline-ms:*) deadline=${head#*: } ;;\n"
+    "    esac; done\n"
+    "  IFS= read -r -N \"$size\" body <&3; }\n"
+    "next() { printf 'GET /2018-06-01/runtime/invocation/next HTTP/1.1\\r\\n' >&3\n"
+    "  printf 'Host: x\\r\\nUser-Agent: x\\r\\n\\r\\n' >&3; take; }\n"
+    "tell() { printf 'POST /2018-06-01/runtime/invocation/%s/%s HTTP/1.1\\r\\n' \"$id\" $1 >&3\n"
+    "  printf 'Host: x\\r\\nUser-Agent: x\\r\\nContent-Type: application/json\\r\\n' >&3\n"
+    "  printf 'Content-Length: %d\\r\\n\\r\\n%s' ${#2} \"$2\" >&3; }\n"
+    "answer() { tell $1 \"$2\"; take; }\n"
+    "good() { while next; do answer response '{\"start\":'$n'}'; done; }\n"
+    "open\n";
+
+static b32 serve_script(char *path, const char *text)
+{
+    if (access("/bin/bash", X_OK)) {
+        printf("hostile bootstraps are written in bash. Install bash\n");
+        skipped++;
+        return 0;
+    }
+    strcpy(path, "/tmp/skill_test.XXXXXX");
+    int fd = mkstemp(path);
+    CHECK(fd >= 0 && dprintf(fd, "%s%s\n", serve_prelude, text) > 0 && !fchmod(fd, 0700));
+    CHECK(!close(fd));
+    return 1;
+}
+
+static void serve_unlink(const char *path)
+{
+    char more[64];
+    unlink(path);
+    snprintf(more, sizeof more, "%s.n", path), unlink(more);
+    snprintf(more, sizeof more, "%s.env", path), unlink(more);
+}
+
+typedef struct {
+    const char *script;
+    const char *first, *second; /* parts of the two answers */
+    const char *lines;          /* as serve_lines has them */
+    int status, seconds, init_ms;
+} serve_row;
+
+/* Two events to a bootstrap that goes wrong. What is wrong on the first start is over later. */
+static void serve_hostile(const serve_row *row)
+{
+    char path[64], event[64], name[128], limit[16];
+    const char *args[] = {"--timeout", limit, "--event", event, "--event", event, NULL};
+    const char *env[] = {name, "RUNNER", NULL};
+    serve_child c;
+    textbuf letters = {0};
+    if (!serve_script(path, row->script))
+        return;
+    snprintf(limit, sizeof limit, "%d", row->seconds ? row->seconds : 60);
+    snprintf(name, sizeof name, "BOOTSTRAP=%s", path);
+    snprintf(event, sizeof event, "%s.n", path); /* a small file is a good event */
+    FILE *f = fopen(event, "we");
+    CHECK(f && fputs("0", f) >= 0 && !fclose(f));
+    serve_spawn(&c, row->init_ms ? row->init_ms : SERVE_INIT_MS, args, env);
+    int status = serve_ended(&c);
+    serve_lines(&c.log, &letters);
+    const char *first = strstr(c.said.ptr, row->first);
+    b32 good = status == row->status && first && strstr(first + 1, row->second) &&
+               !strcmp(letters.ptr, row->lines);
+    CHECK_ROW(good, row->script);
+    if (!good)
+        fprintf(stderr, "status %d, lines %s\n%s%s", status, letters.ptr, c.said.ptr, c.log.ptr);
+    serve_unlink(path);
+    serve_free(&c), text_free(&letters);
+}
+
+static void test_e2e_serve_hostile(void)
+{
+    static const serve_row rows[] = {
+        {"[ $n -lt 3 ] && exit 7; good", "Error: Runtime exited with error: exit status 7\"",
+         "\"start\": 3", "ijSExSER", 1, 0, 0},
+        {"next; [ $n = 1 ] && exit 3; answer response '{\"start\":2}'; good",
+         "Error: Runtime exited with error: exit status 3\"", "\"start\": 2", "SEXSER", 1, 0, 0},
+        {"next; [ $n = 1 ] && exit 0; answer response '{\"start\":2}'; good",
+         "Error: Runtime exited without providing a reason\"", "\"start\": 2", "SEXSER", 1, 0, 0},
+        {"next; [ $n = 1 ] && kill -SEGV $$; answer response '{\"start\":2}'; good",
+         "Error: Runtime exited with error: signal: segmentation fault\"", "\"start\": 2", "SEXSER",
+         1, 0, 0},
+        {"next; [ $n = 1 ] && exec sleep 90; answer response '{\"start\":2}'; good",
+         "Error: Task timed out after 2.00 seconds\"", "\"start\": 2", "SETSER", 1, 2, 0},
+        /* answers, and asks for no other */
+        {"[ $n = 2 ] && good; next; answer response '{\"a\":1}'; exec sleep 90", "\"a\": 1",
+         "\"start\": 2", "SETSER", 1, 2, 0},
+        {"[ $n = 2 ] && good; next; answer response '{\"a\":1}'; exit 4", "\"a\": 1",
+         "\"start\": 2", "SEXSER", 1, 0, 0},
+        /* does not wait for all of its answer to be read */
+        {"[ $n = 2 ] && good; next\n"
+         "(exec 3>&-; sleep 0.5; kill -CONT $PPID) & kill -STOP $PPID\n"
+         "tell response '{\"a\":\"'\"$(printf %700000s)\"'\"}'; exit 4",
+         "\"a\": \"", "\"start\": 2", "SEXSER", 1, 0, 0},
+        /* answers twice */
+        {"next; answer response '{\"a\":1}'; answer response '{\"b\":1}'\n"
+         "[[ $status == *400* ]] || exit 5; good",
+         "\"a\": 1", "\"start\": 1", "SENSER", 0, 0, 0},
+        /* answers under another id */
+        {"[ $n = 2 ] && good; next; id=0$id; answer response '{\"a\":1}'\n"
+         "[[ $status == *400* ]] || exit 5; next",
+         "Error: Task timed out after 2.00 seconds\"", "\"start\": 2", "SETSER", 1, 2, 0},
+        {"next; answer error '{\"errorType\":\"Function.Bad\"}'; good",
+         "\"errorType\": \"Function.Bad\"", "\"start\": 1", "SENSER", 1, 0, 0},
+        /* never asks for the first event */
+        {"[ $n = 1 ] && exec sleep 90; good", "\"start\": 2", "\"start\": 2", "ISERSER", 0, 0,
+         1000},
+        {"[ $n -lt 3 ] && exec sleep 90; good", "Error: Task timed out after 2.00 seconds\"",
+         "\"start\": 3", "IJSEtSER", 1, 2, 1000},
+        {"next; answer response 'no {json}'; good", "no {json}\n", "\"start\": 1", "SENSER", 0, 0,
+         0},
+        {"next; printf 'left open'; answer response '{\"a\":1}'; good", "\"a\": 1", "\"start\": 1",
+         "S?ENSER", 0, 0, 0},
+        /* two that wait at once */
+        {"for k in 1 2; do { open; good; } & done; wait", "\"start\": 1", "\"start\": 1", "SENSER",
+         0, 0, 0},
+    };
+    for (iz i = 0; i < countof(rows); i++)
+        serve_hostile(&rows[i]);
+}
+
+/* What Lambda gives a function, and which of the user's variables get in. */
+static void test_e2e_serve_environment(void)
+{
+    static const struct {
+        const char *user[6];
+        const char *there[12], *absent[5];
+    } rows[] = {
+        {{"LONELY=1", "HOME=/", NULL},
+         {"\nAWS_LAMBDA_FUNCTION_NAME=london-travel\n", "\nAWS_LAMBDA_FUNCTION_VERSION=$LATEST\n",
+          "\nAWS_LAMBDA_FUNCTION_MEMORY_SIZE=128\n", "\nAWS_REGION=eu-west-1\n", "\nTZ=:UTC\n",
+          "\nAWS_LAMBDA_INITIALIZATION_TYPE=on-demand\n", "\n_HANDLER=bootstrap\n",
+          "\nLAMBDA_TASK_ROOT=/var/task\n", "\nSkill__TflApiUrl=http://127.0.0.1:",
+          "\nSkill__SkillApiUrl=http://127.0.0.1:", "\nAWS_LAMBDA_RUNTIME_API=127.0.0.1:"},
+         {"LONELY", "\nHOME=", "MARKER", "\nSkill__SkillId="}},
+        {{"TFL=live", "Skill__TflApplicationKey=mine", "AWS_REGION=eu-north-1",
+          "AWS_LAMBDA_LOG_LEVEL=WARN", "AWS_LAMBDA_RUNTIME_API=192.0.2.1:1"},
+         {"\nSkill__TflApplicationKey=mine\n", "\nAWS_REGION=eu-north-1\n",
+          "\nAWS_LAMBDA_LOG_LEVEL=WARN\n", "\nSkill__SkillApiUrl=http://127.0.0.1:"},
+         {"Skill__TflApiUrl", "192.0.2.1", "\nAWS_REGION=eu-west-1", "\nTFL="}},
+        {{"TFL=live", "Skill__TflApiUrl=https://tfl.test/", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE=256"},
+         {"\nSkill__TflApiUrl=https://tfl.test/\n", "\nAWS_LAMBDA_FUNCTION_MEMORY_SIZE=256\n"},
+         {"\nSkill__TflApiUrl=http:", "\nAWS_LAMBDA_FUNCTION_MEMORY_SIZE=128\n"}},
+    };
+    const char *args[] = {"--timeout", "60", "--event", "/dev/null", NULL};
+    char path[64], bootstrap[80];
+    textbuf found = {0}, value = {0};
+    serve_child c;
+    if (!serve_script(path, "env >\"$0.env\"; next; answer response '{\"at\":'$deadline'}'; good"))
+        return;
+    for (iz i = 0; i < countof(rows); i++) {
+        const char *env[9] = {bootstrap, "RUNNER"};
+        memcpy(env + 2, rows[i].user, sizeof rows[i].user);
+        snprintf(bootstrap, sizeof bootstrap, "BOOTSTRAP=%s", path);
+        i64 before = (i64)time(NULL) * 1000;
+        serve_spawn(&c, SERVE_INIT_MS, args, env);
+        CHECK(serve_ended(&c) == 0);
+        CHECK(peek_json(text_str(&c.said), "at", &value) == 'n');
+        i64 at = atoll(value.ptr);
+        CHECK(at >= before + 59000 && at <= (i64)time(NULL) * 1000 + 62000);
+        CHECK(text_has(&c.log, i == 2 ? "Memory Size: 256 MB" : "Memory Size: 128 MB"));
+        snprintf(bootstrap, sizeof bootstrap, "%s.env", path);
+        FILE *f = fopen(bootstrap, "re");
+        CHECK(f);
+        text_clear(&found), text_puts(&found, "\n");
+        for (int byte; f && (byte = fgetc(f)) != EOF;)
+            text_add(&found, &(char){(char)byte}, 1);
+        if (f)
+            fclose(f);
+        for (iz k = 0; k < 12 && rows[i].there[k]; k++)
+            CHECK_ROW(text_has(&found, rows[i].there[k]), rows[i].there[k]);
+        for (iz k = 0; k < 5 && rows[i].absent[k]; k++)
+            CHECK_ROW(!text_has(&found, rows[i].absent[k]), rows[i].absent[k]);
+        serve_free(&c);
+    }
+    serve_unlink(path);
+    text_free(&found), text_free(&value);
+}
+
+/* One line that says what is wrong, status 2, and nothing is started. */
+static void test_e2e_serve_usage(void)
+{
+    static const struct {
+        const char *args[5], *env, *wanted;
+    } rows[] = {
+        {{"--sya", "victoria"}, NULL, "--sya is not known"},
+        {{"90000"}, NULL, "90000 is no port"},
+        {{"9000x"}, NULL, "9000x is no port"},
+        {{""}, NULL, " is no port"},
+        {{"9000", "9001"}, NULL, "9001 is not known"},
+        {{"--event"}, NULL, "--event wants a value"},
+        {{"--say", "victoria", "--say"}, NULL, "--say wants a value"},
+        {{"--event", "/nowhere/at/all"}, NULL, "cannot read /nowhere/at/all: No such file"},
+        {{"--event", "/"}, NULL, "cannot read /: Is a directory"},
+        {{"--event", "/dev/zero"}, NULL, "/dev/zero is over 6 MiB"},
+        {{"--timeout", "0"}, NULL, "--timeout wants 1 to 900 seconds, not 0"},
+        {{"--timeout", "901"}, NULL, "not 901"},
+        {{"--timeout", "7.5"}, NULL, "not 7.5"},
+        {{"--timeout", "9999999999"}, NULL, "not 9999999999"},
+        {{"--say", "victoria", "9000"}, NULL, "a port is of no use with --event or --say"},
+        {{NULL}, "TFL=dead", "TFL is dead"},
+        {{NULL}, "AWS_LAMBDA_FUNCTION_TIMEOUT=-1", "AWS_LAMBDA_FUNCTION_TIMEOUT is -1"},
+        {{NULL}, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE=64", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE is 64"},
+        {{NULL}, "BOOTSTRAP=/nowhere/at/all", "cannot run /nowhere/at/all: No such file"},
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        serve_child c;
+        serve_spawn(&c, SERVE_INIT_MS, rows[i].args, (const char *[]){rows[i].env, NULL});
+        int status = serve_ended(&c);
+        CHECK_ROW(status == (i == countof(rows) - 1 ? 1 : 2), rows[i].wanted);
+        CHECK_ROW(!c.said.len && !strncmp(c.log.ptr, "serve: ", 7), rows[i].wanted);
+        CHECK_ROW(text_has(&c.log, rows[i].wanted) && !strchr(c.log.ptr, '\n')[1], c.log.ptr);
+        serve_free(&c);
+    }
+}
+
+static int serve_send(int port, const char *target, const char *headers, str body)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((u16)port)};
+    textbuf t = {0};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){60, 0}, sizeof(struct timeval));
+    text_format(&t, "%s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %td\r\n\r\n", target, headers,
+                body.len);
+    text_add(&t, body.ptr, body.len);
+    CHECK(!connect(fd, (struct sockaddr *)&a, sizeof a));
+    for (iz at = 0, n; at < t.len; at += n)
+        if ((n = send(fd, t.ptr + at, (size_t)(t.len - at), MSG_NOSIGNAL)) <= 0)
+            break;
+    text_free(&t);
+    return fd;
+}
+
+/* The whole answer; returns its status, 0 if there is none. */
+static int serve_receive(int fd, textbuf *t)
+{
+    char chunk[4096];
+    iz n, whole = -1;
+    text_clear(t);
+    while (t->len != whole && (n = recv(fd, chunk, sizeof chunk, 0)) > 0) {
+        text_add(t, chunk, n);
+        const char *end = strstr(t->ptr, "\r\n\r\n"), *size = strstr(t->ptr, "Content-Length: ");
+        if (end)
+            whole = end + 4 - t->ptr + (size && size < end ? atol(size + 16) : 0);
+    }
+    close(fd);
+    return t->len == whole && !strncmp(t->ptr, "HTTP/1.1 ", 9) ? atoi(t->ptr + 9) : 0;
+}
+
+/* Waits until a file of its output has this; it is what stands behind it. */
+static const char *serve_until(serve_child *c, FILE *f, const char *part)
+{
+    for (int i = 0; i < 6000; i++) {
+        serve_read(f, &c->said);
+        if (text_has(&c->said, part))
+            return strstr(c->said.ptr, part) + strlen(part);
+        usleep(10000);
+    }
+    check_at(__FILE__, __LINE__, 0, part);
+    return "0";
+}
+
+static int serve_child_of(pid_t pid)
+{
+    char path[64];
+    int child = 0;
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)pid, (int)pid);
+    FILE *f = fopen(path, "re");
+    if (f && fscanf(f, "%d", &child) != 1)
+        child = 0;
+    if (f)
+        fclose(f);
+    return child;
+}
+
+/* AWS's invoke endpoint, as curl and the AWS command line use it. */
+static void test_e2e_serve_endpoint(void)
+{
+    static const char place[] = "POST /2015-03-31/functions/function/invocations";
+    static const struct {
+        const char *line, *headers;
+        int status;
+    } others[] = {
+        {"POST /2015-03-31/functions/london-travel/invocations?Qualifier=prod", "", 200},
+        {place, "X-Amz-Invocation-Type: RequestResponse\r\n", 200},
+        {place, "x-amz-invocation-type: Event\r\n", 202},
+        {place, "X-Amz-Invocation-Type: DryRun\r\n", 204},
+        {"GET /2015-03-31/functions/function/invocations", "", 405},
+        {"POST /2015-03-31/functions/function/invocations/", "", 404},
+        {"POST /2015-03-31/functions/invocations", "", 404},
+        {"POST /", "", 404},
+    };
+    serve_child c;
+    textbuf event = {0}, got = {0}, letters = {0};
+    if (!e2e_ready())
+        return;
+    event_make(&event, &e2e_help);
+    serve_spawn(&c, SERVE_INIT_MS, (const char *[]){"0", "--timeout", "60", NULL}, NULL);
+    int port = atoi(serve_until(&c, c.out, "http://127.0.0.1:")), fds[3];
+    for (iz i = 0; i < 3; i++)
+        fds[i] = serve_send(port, place, "", i == 1 ? S("[]") : text_str(&event));
+    for (iz i = 0; i < 3; i++) {
+        CHECK(serve_receive(fds[i], &got) == 200);
+        CHECK(text_has(&got, "X-Amz-Executed-Version: $LATEST\r\n"));
+        CHECK(text_has(&got, "X-Amz-Function-Error: Unhandled\r\n") == (i == 1));
+        CHECK(text_has(&got, i == 1 ? "\"errorType\":\"Function." : "\"outputSpeech\""));
+    }
+    for (iz i = 0; i < countof(others); i++)
+        CHECK_ROW(
+            serve_receive(serve_send(port, others[i].line, others[i].headers, text_str(&event)),
+                          &got) == others[i].status,
+            others[i].line);
+    u8 *large = calloc(1, SERVE_EVENT_MAX + 1);
+    CHECK(serve_receive(serve_send(port, place, "", (str){large, SERVE_EVENT_MAX + 1}), &got) ==
+          413);
+    free(large);
+
+    int bootstrap = serve_child_of(c.pid); /* of a kernel with CONFIG_PROC_CHILDREN */
+    if (bootstrap && !kill(bootstrap, SIGKILL))
+        serve_until(&c, c.err, "serve: the bootstrap ended");
+    CHECK(serve_receive(serve_send(port, place, "", text_str(&event)), &got) == 200);
+    CHECK(text_has(&got, "\"outputSpeech\""));
+    CHECK(serve_receive(serve_send(port, "POST /", "", S("")), &got) == 404); /* behind REPORT */
+    bootstrap = serve_child_of(c.pid);
+    CHECK(!kill(c.pid, SIGTERM));
+    CHECK(serve_ended(&c) == 0);
+    CHECK(!bootstrap || kill(bootstrap, 0)); /* nothing is left behind */
+    CHECK(!strncmp(c.said.ptr, "curl -d '", 9) && !strchr(c.said.ptr, '\n')[1]);
+    serve_lines(&c.log, &letters);
+    iz ends = 0;
+    for (iz i = 0; i < letters.len; i++)
+        ends += !!strchr("RN", letters.ptr[i]);
+    CHECK_ROW(ends == 7, letters.ptr);
+    serve_free(&c);
+    text_free(&event), text_free(&got), text_free(&letters);
+}
+
+/* Does it end, waited for or not? */
+static b32 serve_gone(int pid)
+{
+    char path[64], state = 'R';
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    for (int i = 0; i < 3000 && state != 'Z' && state != 'X'; i++) {
+        FILE *f = fopen(path, "re");
+        if (!f || fscanf(f, "%*d %*s %c", &state) != 1)
+            state = 'X';
+        if (f)
+            fclose(f);
+        usleep(10000);
+    }
+    return state == 'Z' || state == 'X';
+}
+
+/* A time-out while others wait: each is told, and the next is served by a new process. */
+static void test_e2e_serve_queue(void)
+{
+    static const char place[] = "POST /2015-03-31/functions/function/invocations";
+    char path[64], bootstrap[80];
+    textbuf got = {0};
+    serve_child c;
+    if (!serve_script(path, "sleep 90 & echo $! >>\"$0.env\"\n"
+                            "[ $n -gt 1 ] && good; next; sleep 91"))
+        return;
+    snprintf(bootstrap, sizeof bootstrap, "BOOTSTRAP=%s", path);
+    serve_spawn(&c, SERVE_INIT_MS, (const char *[]){"0", NULL},
+                (const char *[]){bootstrap, "RUNNER", "AWS_LAMBDA_FUNCTION_TIMEOUT=2", NULL});
+    int port = atoi(serve_until(&c, c.out, "http://127.0.0.1:"));
+    int first = serve_send(port, place, "", S("{}"));
+    serve_until(&c, c.err, "START");
+    int second = serve_send(port, place, "", S("{}"));
+    CHECK(serve_receive(first, &got) == 200);
+    CHECK(text_has(&got, "X-Amz-Function-Error: Unhandled\r\n"));
+    CHECK(text_has(&got, "{\"errorType\":\"Sandbox.Timedout\",\"errorMessage\":\"RequestId: "));
+    CHECK(text_has(&got, " Error: Task timed out after 2.00 seconds\"}"));
+    CHECK(serve_receive(second, &got) == 200);
+    CHECK(text_has(&got, "{\"start\":2}"));
+    CHECK(serve_receive(serve_send(port, "POST /", "", S("")), &got) == 404); /* behind REPORT */
+    CHECK(!kill(c.pid, SIGINT));
+    CHECK(serve_ended(&c) == 0);
+    CHECK(text_has(&c.log, "\tDuration: 2000.00 ms\t"));
+    snprintf(bootstrap, sizeof bootstrap, "%s.env", path);
+    FILE *f = fopen(bootstrap, "re");
+    int left[2] = {0}; /* what the bootstraps started has ended, too */
+    CHECK(f && fscanf(f, "%d%d", &left[0], &left[1]) == 2);
+    CHECK(serve_gone(left[0]) && serve_gone(left[1]));
+    if (f)
+        fclose(f);
+    serve_unlink(path);
+    serve_free(&c), text_free(&got);
 }
 
 /* ---- real peers: other people's servers, and the skill through TLS ---- */
@@ -21274,6 +22429,14 @@ static const struct {
     {"e2e_kept_dies", test_e2e_kept_dies},
     {"e2e_silence", test_e2e_silence},
     {"e2e_not_loopback", test_e2e_not_loopback},
+    {"e2e_serve_report", test_e2e_serve_report},
+    {"e2e_serve_init_report", test_e2e_serve_init_report},
+    {"e2e_serve_usage", test_e2e_serve_usage},
+    {"e2e_serve_environment", test_e2e_serve_environment},
+    {"e2e_serve_asks", test_e2e_serve_asks},
+    {"e2e_serve_hostile", test_e2e_serve_hostile},
+    {"e2e_serve_endpoint", test_e2e_serve_endpoint},
+    {"e2e_serve_queue", test_e2e_serve_queue},
     {"peers", test_peers},
     {"dns_real_server", test_dns_real_server},
     {"e2e_https", test_e2e_https},
@@ -21290,6 +22453,22 @@ static const struct {
     {"e2e_ten_thousand", test_e2e_ten_thousand},
     {"e2e_no_secret_in_any_log", test_e2e_no_secret_in_any_log},
 };
+
+static void usage(FILE *to)
+{
+    fprintf(to, "usage: skill_test                 every test\n"
+                "       skill_test NAME            the tests whose names contain NAME\n"
+                "       skill_test run             a conversation; SAY=TEXT asks one thing\n"
+                "       skill_test serve [PORT] [--timeout SECONDS]\n"
+                "                                  a local Lambda; TFL=live asks the real TfL\n"
+                "       skill_test serve [--event FILE]... [--say TEXT]...\n"
+                "                                  hands these over, prints the answers, ends\n"
+                "       skill_test model           the voice model for Alexa, as JSON\n"
+                "       skill_test model manifest [ARN]  the skill manifest\n"
+                "       skill_test bench           what `make bench` measures\n"
+                "       skill_test get [-v] URL... fetches with the skill's own client\n"
+                "       skill_test vectors FILE... checks outside vectors\n");
+}
 
 /* Runs the tests whose names hold `wanted`; the closing line counts tests. */
 static int command_test(const char *wanted)
@@ -21309,8 +22488,11 @@ static int command_test(const char *wanted)
         else
             good++;
     }
-    if (!good && !bad && !left_out)
-        fprintf(stderr, "no test's name contains %s\n", wanted), bad++;
+    if (!good && !bad && !left_out) {
+        fprintf(stderr, "%s is no command, and no test's name contains it\n", wanted);
+        usage(stderr);
+        bad++;
+    }
     printf("%d passed, %d failed, %d skipped\n", good, bad, left_out);
     return bad > 0;
 }
@@ -21320,8 +22502,8 @@ int main(int argc, char **argv)
     const char *command = argc > 1 ? argv[1] : "";
     if (!strcmp(command, "run") && argc == 2)
         return command_run();
-    if (!strcmp(command, "serve") && argc <= 3)
-        return command_serve(argc > 2 ? atoi(argv[2]) : 0);
+    if (!strcmp(command, "serve"))
+        return command_serve(argc - 2, argv + 2);
     if (!strcmp(command, "model"))
         return command_model(argc - 2, argv + 2);
     if (!strcmp(command, "bench") && argc == 2)
@@ -21332,9 +22514,9 @@ int main(int argc, char **argv)
         return command_vectors(argc - 2, argv + 2);
     if (argc <= 2 && command[0] != '-')
         return command_test(command);
-    fprintf(stderr, "usage: skill_test [NAME | run | serve [PORT] | model [manifest [ARN]] | "
-                    "bench | get URL | vectors FILE...]\n");
-    return 2;
+    b32 asked = argc == 2 && (!strcmp(command, "--help") || !strcmp(command, "-h"));
+    usage(asked ? stdout : stderr);
+    return asked ? 0 : 2;
 }
 
 #endif
