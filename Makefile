@@ -69,8 +69,8 @@ EARLY := \
   str_span str_starts str_to_uint to_lower url_origin url_parse wipe writer_of written
 
 # Two segments for code and constants, one for memory that holds nothing in the file. The second
-# goes on in the middle of the page where the first ends: that page is mapped twice, so that the file
-# has no gap. What a linker adds for dynamic loading goes.
+# goes on in the middle of the page where the first ends; that page is mapped twice, so that the
+# file has no gap. What a linker adds for dynamic loading goes.
 define SKILL_LD
 ENTRY(_start)
 PHDRS {
