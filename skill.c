@@ -99,6 +99,8 @@ static str str_of(const char *text, iz len)
 enum {
     FOREVER = -1, /* a deadline that never comes */
 
+    LITERAL_MAX = 1024, /* a text of this file that is passed without its length */
+
     EVENT_MAX = 6 * 1024 * 1024 + 1024, /* Lambda's own limit of an event, and a little */
     PROCESS_BYTES = 256 * 1024,         /* connections, two engines of TLS, configuration */
     INVOCATION_BYTES = EVENT_MAX + 2 * 1024 * 1024, /* the event and all that its answer needs */
@@ -546,6 +548,15 @@ static iz str_find(str s, u8 byte)
     return -1;
 }
 
+/* A big-endian number of up to 8 bytes. */
+static u64 str_be(str s)
+{
+    u64 v = 0;
+    for (iz i = 0; i < s.len; i++)
+        v = v << 8 | s.ptr[i];
+    return v;
+}
+
 static str str_trim(str s)
 {
     while (s.len && is_space(s.ptr[0]))
@@ -629,7 +640,7 @@ static str env_get(const char *const *env, const char *name)
 /* The number of a word in a list of words apart by blanks; -1 if it is not there. */
 static i32 str_word(str word, const char *list)
 {
-    str rest = str_of_array(list, URL_MAX);
+    str rest = str_of_array(list, LITERAL_MAX);
     for (i32 i = 0; rest.len; i++)
         if (str_eq(str_cut(&rest, ' '), word))
             return i;
@@ -767,7 +778,7 @@ static void put(writer *w, str s)
 /* A literal. */
 static void put_text(writer *w, const char *text)
 {
-    put(w, str_of_array(text, URL_MAX));
+    put(w, str_of_array(text, LITERAL_MAX));
 }
 
 static void put_byte(writer *w, u8 byte)
@@ -900,11 +911,7 @@ static b32 read_one_of(reader *r, const char *set)
 /* An unsigned big-endian number of n <= 8 bytes. */
 static u64 read_be(reader *r, iz n)
 {
-    str s = read_bytes(r, n);
-    u64 v = 0;
-    for (iz i = 0; i < s.len; i++)
-        v = v << 8 | s.ptr[i];
-    return v;
+    return str_be(read_bytes(r, n));
 }
 
 /* Takes exactly `digits` <= 9 decimal digits; E_Truncated if they are not there. */
@@ -1380,7 +1387,7 @@ static b32 json_walk_start(json *j, const char *paths)
         return 0;
     json_walk *walk = j->walk++;
     invariant(j->walk <= j->walks + JSON_WALKS);
-    walk->paths = str_of_array(paths, URL_MAX);
+    walk->paths = str_of_array(paths, LITERAL_MAX);
     walk->seen = 0;
     walk->outside = j->depth - 1;
     walk->path = writer_of(walk->room, countof(walk->room));
@@ -4847,17 +4854,9 @@ static str tls_take(tls *t, iz n)
     return s;
 }
 
-static u32 tls_be(str s)
-{
-    u32 v = 0;
-    for (iz i = 0; i < s.len; i++)
-        v = v << 8 | s.ptr[i];
-    return v;
-}
-
 static u32 tls_number(tls *t, iz width)
 {
-    return tls_be(tls_take(t, width));
+    return (u32)str_be(tls_take(t, width));
 }
 
 /* A vector of at least `least` bytes behind a length of `width`. */
@@ -5658,7 +5657,7 @@ static void tls_message(tls *t, str message, tls_state next, b32 last)
 /* A message's size with its header. */
 static iz tls_message_size(const u8 *m)
 {
-    return 4 + (iz)tls_be((str){m + 1, 3});
+    return 4 + (iz)str_be((str){m + 1, 3});
 }
 
 /* Handshake bytes of one record: parts of messages, or several. A message's type and size are
@@ -5768,7 +5767,7 @@ static b32 tls_record(tls *t)
     iz there = t->in_len - t->in_at, n;
     if (there < 5)
         return 0;
-    n = (iz)tls_be((str){header + 3, 2});
+    n = (iz)str_be((str){header + 3, 2});
     b32 sealed = t->receive.on && type != TLS_CCS;
     b32 known = sealed ? type == TLS_APPLICATION_DATA : type >= TLS_CCS && type <= TLS_HANDSHAKE;
     b32 fits = n <= (sealed ? TLS_SEALED_MAX : TLS_PLAIN_MAX);
@@ -7369,7 +7368,9 @@ static void lambda_put_start(writer *w, const lambda *l, const char *method, con
     put_text(w, what);
 }
 
-/* Sends a GET. Its answer is read later, so that what must be set up is set up meanwhile. */
+/* Sends a GET. Its answer is read later, so that what must be set up is set up meanwhile. Errors:
+ * those of connection_open and connection_send; E_HttpRequestUnsafe and E_BufferFull are for a base
+ * URL that cannot be asked. */
 static err lambda_ask(lambda *l, arena *a, const char *what)
 {
     writer w = arena_writer(a, HTTP_REQUEST_MAX);
@@ -8511,7 +8512,7 @@ static void answer_add(answer *r, str text)
 /* A literal. */
 static void answer_say(answer *r, const char *text)
 {
-    answer_add(r, str_of_array(text, URL_MAX));
+    answer_add(r, str_of_array(text, LITERAL_MAX));
 }
 
 /* Leaves the session open, with the usual question. */

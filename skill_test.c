@@ -10174,6 +10174,41 @@ static void test_connection_errors(void)
     CHECK(connection_open(&c, script.now + SECOND) == E_ConnectRefused && script.connects == 4);
 }
 
+/* Is a file of that name mapped into this process? -1 if nobody knows. */
+static int connection_mapped(const char *path)
+{
+    char row[4096];
+    int found = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (maps && fgets(row, sizeof row, maps))
+        found |= strstr(row, path) != 0;
+    return maps ? fclose(maps), found : -1;
+}
+
+/* Where no memory is left for an engine of TLS, the bundle is unmapped all the same. */
+static void test_connection_memory(void)
+{
+    static connection c;
+    u8 little[64];
+    char path[] = "/tmp/skill-bundle-XXXXXX", variable[64];
+    const char *env[] = {variable, 0};
+    arena process = arena_of(little, countof(little));
+    network net = {.process = &process, .env = env, .cpu_asked = 1};
+    int fd = mkstemp(path);
+    CHECK(fd >= 0 && write(fd, "roots", 5) == 5);
+    close(fd);
+    snprintf(variable, sizeof variable, "SSL_CERT_FILE=%s", path);
+    script.on = 0;
+    str file = os_map(path);
+    CHECK(connection_mapped(path) != 0);
+    os_unmap(file);
+    memset(&c, 0, sizeof c);
+    connection_init(&c, &net, (origin){S("example.com"), 443, 1});
+    connection_handshake(&c);
+    CHECK(c.error == E_OutOfMemory && connection_mapped(path) != 1);
+    unlink(path);
+}
+
 /* A kept connection has two seconds for its first byte, a fresh one the whole budget, and the
  * Runtime API's any time. */
 static void test_connection_silence(void)
@@ -22322,6 +22357,7 @@ static const struct {
     {"platform_sockets", test_platform_sockets},
     {"connection_life", test_connection_life},
     {"connection_errors", test_connection_errors},
+    {"connection_memory", test_connection_memory},
     {"connection_silence", test_connection_silence},
     {"connection_unasked", test_connection_unasked},
     {"connection_flow", test_connection_flow},
