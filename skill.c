@@ -28,8 +28,8 @@
  * named limits; the application id; all that becomes part of a request; the server's certificates,
  * up to a trusted root, and its name.
  * Deliberately not done: no TLS before 1.3, no check for revocation; no recursion on input, no
- * allocation beyond two fixed arenas, no thread, no signal handler, no reliance on SIGTERM, no
- * guess at a malformed answer.
+ * allocation beyond two fixed arenas, no thread, no signal handler but the one that logs a crash,
+ * no reliance on SIGTERM, no guess at a malformed answer.
  *
  * Sections; each uses only those above it
  *    1 types, limits, errors
@@ -172,6 +172,8 @@ enum {
     LOG_LINE_MAX = 2048, /* a log line; of workers' lines 4096 bytes would stay whole */
     LOG_WORD_MAX = 64,   /* a name from outside inside a log line */
     LOG_TOLD_MAX = 256,  /* what an invocation asked for: three words and their names */
+    CRASH_STACK = 16384, /* up to 5 KB of registers (AVX-512, SVE), a log line and the calls */
+    IMAGE_MAX = 1 << 20, /* of the program's code, as -mcmodel=tiny has it */
 
     WORKERS_MAX = 256,   /* 16 for each processor, as Lambda's own for Python, on 16 of them */
     WORKER_FAILURES = 4, /* workers in a row that die before WORKER_LIFE; one more ends all */
@@ -388,6 +390,9 @@ static i32 os_wait_copy(i32 *status);
 
 /* One line for the log, in one write. */
 static void os_log(str text);
+/* From now on a trap or a fault leaves a line in the log, made on this stack of CRASH_STACK bytes,
+ * and then ends the process. */
+static void os_catch_crashes(u8 *stack);
 
 /* Marks what lies behind a new allocation, at most `room` bytes, as not to be touched and returns
  * its size: 0 in the program, ARENA_GAP under AddressSanitizer. os_unguard undoes a region. */
@@ -6403,11 +6408,11 @@ static err dns_resolve(dns_cache *cache, str host, i64 deadline, dns_answer *out
  * handshake and not kept. Each origin has a connection of its own; there is no pool.
  *
  * It also holds what the program is at. A `stage` is entered by the code that does its work and
- * lasts until the next one is, which tells the time of each in an invocation's log line. Entering
- * one reads the clock while an invocation is on, and none is read before the first event: 7 times
- * for an answer over a kept connection, 3 more for one that is opened and one for its handshake. A
- * read is a system call, 0.3 us where we measured. Where the level keeps the line back the clock is
- * left alone.
+ * lasts until the next one is: one mechanism tells the time of each stage in an invocation's log
+ * line and the section that a crash happened in. Entering one reads the clock while an invocation
+ * is on, and none is read before the first event: 7 times for an answer over a kept connection, 3
+ * more for one that is opened and one for its handshake. A read is a system call, 0.3 us where we
+ * measured. Where the level keeps the line back the clock is left alone.
  * ------------------------------------------------------------------------------------------ */
 
 /* Where a URL leads: scheme, host (an IPv6 address in its brackets) and port. */
@@ -7325,7 +7330,7 @@ static err http_get(connection *c, str target, str token, i64 deadline, arena *a
  * format, which CloudWatch reads out of the log. It is some 1,100 bytes, written once Lambda has
  * the answer, and took 4.5 us with the clock's reads where we measured. What went wrong has lines
  * of its own besides, each with an errorType; the first of those at ERROR is repeated in the
- * invocation's line. That line is JSON in either format. Each line of an invocation
+ * invocation's line. That line and a crash's are JSON in either format. Each line of an invocation
  * holds the root of its trace.
  * ------------------------------------------------------------------------------------------ */
 
@@ -7461,6 +7466,33 @@ static void log_line(logger *log, log_level level, const char *what, str which, 
     log_end(&w, log, log->as_json);
 }
 
+/* The last line of a process, from a signal handler: the signal's name behind "SIG", where the
+ * processor stood, from the start of the image, or -1 outside of it, and the stage it was at. What
+ * is read here may be half changed, but each length in it is bounded and all memory behind each
+ * pointer is there. */
+static void log_crash(const logger *log, str signal, i64 place, stage at)
+{
+    u8 buf[LOG_LINE_MAX];
+    writer w = writer_of(buf, countof(buf));
+    str section;
+    stage_name(at, &section);
+    log_put_start(&w, log, 1, LOG_FATAL);
+    log_put(&w, 1, "message", S("crashed"));
+    json_put_name(&w, "signal");
+    put_text(&w, "\"SIG");
+    put(&w, signal);
+    put_byte(&w, '"');
+    json_put_member(&w, "section", section);
+    if (place >= 0) {
+        json_put_name(&w, "address");
+        put_text(&w, "\"0x");
+        for (i32 shift = 16; shift >= 0; shift -= 4) /* below IMAGE_MAX */
+            put_byte(&w, S("0123456789abcdef").ptr[place >> shift & 15]);
+        put_byte(&w, '"');
+    }
+    log_end(&w, log, 1);
+}
+
 /* What an invocation is measured by; -1 for what has no meaning this time. */
 enum {
     METRIC_DURATION, /* ns, of the whole and of asking TfL and shaking hands in it */
@@ -7563,6 +7595,7 @@ typedef struct {
     connection connection;
     url base;
     logger *log;
+    u8 *crash_stack; /* null until crashes are caught */
 } lambda;
 
 static err lambda_init(lambda *l, network *net)
@@ -7582,9 +7615,9 @@ static void lambda_put_start(writer *w, const lambda *l, const char *method, con
     put_text(w, what);
 }
 
-/* Sends a GET. Its answer is read later, so that what must be set up is set up meanwhile. Errors:
- * those of connection_open and connection_send; E_HttpRequestUnsafe and E_BufferFull are for a base
- * URL that cannot be asked. */
+/* Sends a GET. Its answer is read later, so that what must be set up is set up meanwhile: crashes
+ * are caught from the first GET on. Errors: those of connection_open and connection_send;
+ * E_HttpRequestUnsafe and E_BufferFull are for a base URL that cannot be asked. */
 static err lambda_ask(lambda *l, arena *a, const char *what)
 {
     writer w = arena_writer(a, HTTP_REQUEST_MAX);
@@ -7596,6 +7629,11 @@ static err lambda_ask(lambda *l, arena *a, const char *what)
         return w.error;
     connection_open(&l->connection, FOREVER);
     connection_send(&l->connection, request);
+    if (!l->crash_stack) {
+        l->crash_stack = arena_alloc(l->connection.net->process, CRASH_STACK);
+        invariant(l->crash_stack); /* the arena has hardly been used by then */
+        os_catch_crashes(l->crash_stack);
+    }
     return l->connection.error;
 }
 
@@ -9376,7 +9414,7 @@ static i32 skill_start(arena *a, const char *const *env)
 /* Returns the exit status, when Lambda's side has gone or says so. */
 static i32 skill_run(arena *process, arena *a, const char *const *env)
 {
-    lambda *l = arena_new(process, lambda, 1);
+    lambda *l = arena_new(process, lambda, 1); /* the first: os_crashed looks for it there */
     skill *s = arena_new(process, skill, 1);
     network *net = arena_new(process, network, 1);
     invariant(l && s && net);
@@ -9449,6 +9487,7 @@ enum {
     SYS_lseek = 8,
     SYS_mmap = 9,
     SYS_munmap = 11,
+    SYS_rt_sigaction = 13,
     SYS_socket = 41,
     SYS_connect = 42,
     SYS_sendto = 44,
@@ -9458,11 +9497,13 @@ enum {
     SYS_clone = 56,
     SYS_wait4 = 61,
     SYS_getppid = 110,
+    SYS_sigaltstack = 131,
     SYS_prctl = 157,
     SYS_exit_group = 231,
     SYS_openat = 257,
     SYS_ppoll = 271,
     SYS_getrandom = 318,
+    CONTEXT_PC = 21, /* rip, in words of struct ucontext: flags, link, stack 3, then 16 registers */
 };
 
 /* The kernel leaves all registers but rax (the result), rcx and r11 as they were. */
@@ -9513,6 +9554,8 @@ enum {
     SYS_ppoll = 73,
     SYS_exit_group = 94,
     SYS_clock_gettime = 113,
+    SYS_sigaltstack = 132,
+    SYS_rt_sigaction = 134,
     SYS_prctl = 167,
     SYS_getpid = 172,
     SYS_getppid = 173,
@@ -9525,6 +9568,7 @@ enum {
     SYS_mmap = 222,
     SYS_wait4 = 260,
     SYS_getrandom = 278,
+    CONTEXT_PC = 55, /* pc, in words of struct ucontext: 22 before it, fault address, x0-x30, sp */
 };
 
 /* The kernel leaves all registers but x0 (the result) as they were. */
@@ -9590,10 +9634,15 @@ enum {
     O_CLOEXEC = 02000000,
     SEEK_END = 2,
     PR_SET_PDEATHSIG = 1,
+    SIGILL = 4,
     SIGKILL = 9,
+    SIGSEGV = 11,
     SIGCHLD = 17,
     PROT_READ = 1,
     MAP_PRIVATE = 2,
+    SA_SIGINFO = 4,
+    SA_RESTORER = 0x04000000,
+    SA_ONSTACK = 0x08000000,
 };
 
 typedef struct {
@@ -9875,6 +9924,39 @@ void __stack_chk_fail(void)
 
 static u8 process_memory[PROCESS_BYTES] __attribute__((aligned(16)));
 static u8 invocation_memory[INVOCATION_BYTES] __attribute__((aligned(16)));
+
+/* Where the image begins; given by the linker. */
+extern const u8 __ehdr_start[] __attribute__((visibility("hidden")));
+
+/* The handler. Nothing of what the program was doing is touched: it reads, writes one line on its
+ * own stack, and ends the process, so that Lambda starts another. The process's memory begins with
+ * skill_run's `lambda`; before that there is nothing but the wait to be restored. */
+__attribute__((noreturn)) static void os_crashed(i32 signal, const void *info, const uz *context)
+{
+    const lambda *l = (const lambda *)process_memory;
+    u64 at = context[CONTEXT_PC] - (uz)__ehdr_start;
+    str name = text_row(S("ILL\nTRAP\nABRT\nBUS\nFPE\n\n\nSEGV\n"), signal - SIGILL);
+    const logger none = {0};
+    (void)info;
+    log_crash(l->log ? l->log : &none, name, at < IMAGE_MAX ? (i64)at : -1,
+              l->log ? l->connection.net->stages.now : STAGE_WAIT);
+    system_call(SYS_exit_group, 128 + signal, 0, 0);
+    __builtin_trap();
+}
+
+/* All signals wait while the handler is at work, so a fault in it ends the process at once. It
+ * never returns, but x86_64 will not call it without SA_RESTORER. */
+static void os_catch_crashes(u8 *stack)
+{
+    uz place[] = {(uz)stack, 0, CRASH_STACK}; /* stack_t: where, flags, size */
+    uz handler = (uz)os_crashed;
+    __asm__("" : "+r"(handler)); /* in a constant it would need a relocation */
+    uz action[] = {handler, SA_SIGINFO | SA_ONSTACK | SA_RESTORER, 0, ~(uz)0};
+    system_call(SYS_sigaltstack, (long)place, 0, 0);
+    for (long i = SIGILL; i <= SIGSEGV; i++)
+        if (0x9f0 >> i & 1) /* 4 to 8, and 11 */
+            system_call_of_six(SYS_rt_sigaction, i, (long)action, 0, sizeof(u64), 0, 0);
+}
 
 /* Kept out of line: in `start`, which has no guard, none would be checked up to the last return. */
 __attribute__((noinline)) static i32 start_guarded(const char *const *env)

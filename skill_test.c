@@ -134,6 +134,7 @@ __attribute__((used, noreturn)) static void start(const long *sp)
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -526,6 +527,11 @@ static void os_log(str text)
         put(&script.log, text), script.faults += script.log.error != E_None;
     else if (write(2, text.ptr, (size_t)text.len) < 0)
         abort();
+}
+
+static void os_catch_crashes(u8 *stack)
+{
+    (void)stack;
 }
 
 void __asan_poison_memory_region(const volatile void *at, size_t n);
@@ -11591,6 +11597,32 @@ static void test_log_lines(void)
           unit_count(written(&script.log), "\n") == 1);
 }
 
+static void test_log_crash(void)
+{
+    logger log = {.least = LOG_FATAL, .request_id = S("req-1"), .trace_root = S("1-2-3")};
+    script_start();
+    log_crash(&log, S("SEGV"), 0x1a2b, STAGE_HANDSHAKE);
+    str entry = written(&script.log);
+    CHECK(script.logs == 1 && strict_json(entry) && str_ends(entry, S("}\n")));
+    CHECK(unit_is(strict_string_at(entry, "timestamp"), "2026-11-23T08:00:00.000Z"));
+    CHECK(unit_is(strict_string_at(entry, "level"), "FATAL"));
+    CHECK(unit_is(strict_string_at(entry, "requestId"), "req-1"));
+    CHECK(unit_is(strict_string_at(entry, "traceId"), "1-2-3"));
+    CHECK(unit_is(strict_string_at(entry, "message"), "crashed"));
+    CHECK(unit_is(strict_string_at(entry, "signal"), "SIGSEGV"));
+    CHECK(unit_is(strict_string_at(entry, "section"), "8 TLS 1.3 client"));
+    CHECK(unit_is(strict_string_at(entry, "address"), "0x01a2b"));
+    static u8 id[LAMBDA_ID_MAX];
+    memset(id, 0xff, sizeof id); /* torn: not even visible ASCII */
+    log = (logger){.request_id = {id, countof(id)}};
+    script.log.len = 0;
+    log_crash(&log, S("ILL"), -1, STAGE_WAIT);
+    entry = written(&script.log);
+    CHECK(strict_json(entry) && !strict_at(entry, "address").ptr);
+    CHECK(unit_is(strict_string_at(entry, "section"), "12 Lambda Runtime API"));
+    CHECK(!strict_at(entry, "traceId").ptr && unit_count(entry, "\n") == 1);
+}
+
 /* Each stage's section is one of the list at the head, to the letter. */
 static void test_log_stages(void)
 {
@@ -21044,6 +21076,252 @@ static void test_e2e_trace(void)
     text_free(&heard), text_free(&value);
 }
 
+/* ---- crashes ---- */
+
+/* The bootstrap with symbols, where make puts it; addr2line and nm read those of both machines. */
+static b32 crash_ready(char debug[300])
+{
+    snprintf(debug, 300, "%s.debug", world_bootstrap());
+    b32 tools = !system("command -v addr2line >/dev/null && command -v nm >/dev/null");
+    if (!tools || access(debug, R_OK)) {
+        fprintf(stderr, "skipped: where a crash was needs binutils, and make %s\n", debug);
+        skipped++;
+        return 0;
+    }
+    return 1;
+}
+
+/* The output of a command, or "". */
+static void crash_run(textbuf *out, const char *command)
+{
+    char part[1000];
+    FILE *f = popen(command, "re");
+    text_clear(out);
+    for (size_t n; f && (n = fread(part, 1, sizeof part, f)) > 0;)
+        text_add(out, part, (iz)n);
+    if (f)
+        pclose(f);
+}
+
+/* What /proc/PID/stat says the process is at: S for asleep. */
+static char crash_state(const world *w)
+{
+    char path[64], state = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", w->pid);
+    FILE *f = fopen(path, "re");
+    if (f && fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+        state = 0;
+    if (f)
+        fclose(f);
+    return state;
+}
+
+/* Waits until the child is asleep in a system call. */
+static b32 crash_asleep(world *w)
+{
+    for (int i = 0; i < 1000 && crash_state(w) != 'S'; i++)
+        usleep(5000);
+    return crash_state(w) == 'S';
+}
+
+/* The child has ended by a crash: one line, and the exit status. The functions that addr2line finds
+ * behind its address hold `function`, or the line has no address where that is NULL. */
+static void crash_check(world *w, int signal, const char *name, const char *section,
+                        const char *function, iz from)
+{
+    char debug[300], command[400];
+    textbuf place = {0}, where = {0}, last = {0};
+    CHECK_ROW(world_wait_exit(w, 9000) == 128 + signal, name);
+    CHECK(unit_count((str){(u8 *)w->log.ptr + from, w->log.len - from}, "\n") == 1);
+    text_puts(&last, w->log.ptr + from);
+    last.len -= last.len > 0;
+    CHECK_ROW(e2e_says(&last, "level", "FATAL") && e2e_says(&last, "signal", name), last.ptr);
+    CHECK_ROW(e2e_says(&last, "section", section), last.ptr);
+    char kind = peek_json(text_str(&last), "address", &place);
+    if (function && crash_ready(debug)) {
+        snprintf(command, sizeof command, "addr2line -f -i -e %s %s", debug, place.ptr);
+        crash_run(&where, command);
+        CHECK_ROW(kind == 's' && text_has(&where, function), where.ptr);
+        CHECK_ROW(text_has(&where, "skill.c:"), where.ptr);
+    } else if (!function) {
+        CHECK_ROW(!kind, last.ptr);
+    }
+    text_free(&place), text_free(&where), text_free(&last);
+}
+
+/* Each of the signals, sent from outside while the program waits; the next start works. */
+static void test_e2e_crash_signals(void)
+{
+    static const struct {
+        int signal;
+        char name[8];
+    } rows[] = {{SIGILL, "SIGILL"}, {SIGTRAP, "SIGTRAP"}, {SIGABRT, "SIGABRT"},
+                {SIGBUS, "SIGBUS"}, {SIGFPE, "SIGFPE"},   {SIGSEGV, "SIGSEGV"}};
+    world w;
+    if (!e2e_ready())
+        return;
+    e2e_open(&w);
+    for (iz i = 0; i < countof(rows); i++) {
+        if (i % 2)
+            CHECK(e2e_alive(&w));
+        CHECK(world_idle(&w, 9000) && crash_asleep(&w));
+        e2e_read_log(&w);
+        iz from = w.log.len;
+        kill(w.pid, rows[i].signal);
+        crash_check(&w, rows[i].signal, rows[i].name, "12 Lambda Runtime API", "os_recv", from);
+        CHECK(!strstr(w.log.ptr + from, "requestId"));
+        world_start(&w);
+        CHECK(e2e_alive(&w));
+    }
+    e2e_close(&w);
+}
+
+/* A crash inside an invocation tells which, and where: while TfL is waited for. */
+static void test_e2e_crash_inside(void)
+{
+    world w;
+    textbuf sent = {0};
+    if (!e2e_ready())
+        return;
+    e2e_open(&w);
+    CHECK(e2e_alive(&w) && world_idle(&w, 9000));
+    e2e_read_log(&w);
+    iz from = w.log.len;
+    world_plan(&w, W_TFL, "/Line/", (world_reply){.status = 200, .delay_ms = 20000});
+    event_make(&sent, &e2e_victoria);
+    world_event v = {.event = text_str(&sent)};
+    world_begin(&w, &v);
+    for (int i = 0; i < 500 && !world_count(&w, W_TFL, "/Line/", NULL); i++)
+        worlds_pump(&(world *){&w}, 1, 10);
+    CHECK(world_count(&w, W_TFL, "/Line/", NULL) == 1 && crash_asleep(&w));
+    kill(w.pid, SIGBUS);
+    crash_check(&w, SIGBUS, "SIGBUS", "11 HTTP/1.1", "os_wait", from);
+    CHECK(strstr(w.log.ptr + from, v.made_id) != NULL);
+    CHECK(strstr(w.log.ptr + from, "\"1-5bef4de7-ad49b0e87f6ef6c87fc2e700\"") != NULL);
+    w.current = NULL;
+    world_start(&w);
+    CHECK(e2e_alive(&w));
+    world_done(&v);
+    e2e_close(&w);
+    text_free(&sent);
+}
+
+/* Before a restore there is no skill yet, and a line all the same. */
+static void test_e2e_crash_restore(void)
+{
+    world w;
+    if (!e2e_ready())
+        return;
+    restore_open(&w, 0);
+    CHECK(restore_wait(&w) && crash_asleep(&w));
+    kill(w.pid, SIGSEGV);
+    crash_check(&w, SIGSEGV, "SIGSEGV", "12 Lambda Runtime API", "os_recv", 0);
+    e2e_close(&w);
+}
+
+/* The address of a symbol in the image. */
+static uz crash_symbol(const char *name)
+{
+    char debug[300], command[400];
+    textbuf out = {0};
+    uz at = 0;
+    if (crash_ready(debug)) {
+        snprintf(command, sizeof command, "nm %s | grep ' %s$'", debug, name);
+        crash_run(&out, command);
+        at = strtoul(out.ptr, NULL, 16);
+    }
+    text_free(&out);
+    return at;
+}
+
+/* Where the image lies in the child. */
+static uz crash_base(const world *w)
+{
+    char path[64], first[32] = "";
+    snprintf(path, sizeof path, "/proc/%d/maps", w->pid);
+    FILE *f = fopen(path, "re");
+    if (!f || !fgets(first, sizeof first, f))
+        first[0] = 0;
+    if (f)
+        fclose(f);
+    return strtoul(first, NULL, 16);
+}
+
+typedef enum { CRASH_STACK_GONE, CRASH_TRAP, CRASH_NOWHERE, CRASH_HANDLER } crash_kind;
+
+/* Makes the waiting child go wrong: without a stack, at the trap of the stack guard, at address 0,
+ * or with a handler that faults itself. Its system call is not taken up again. */
+static void crash_tamper(world *w, crash_kind kind)
+{
+    struct user_regs_struct regs;
+    struct iovec all = {&regs, sizeof regs};
+    int status;
+    uz trap = crash_base(w) + crash_symbol("__stack_chk_fail");
+    CHECK(!ptrace(PTRACE_ATTACH, w->pid, 0, 0) && waitpid(w->pid, &status, 0) == w->pid);
+    CHECK(!ptrace(PTRACE_GETREGSET, w->pid, 1 /* NT_PRSTATUS */, &all));
+#ifdef __x86_64__
+    unsigned long long *pc = &regs.rip, *sp = &regs.rsp;
+    regs.orig_rax = ~0ull;
+#else
+    unsigned long long *pc = &regs.pc, *sp = &regs.sp;
+    int none = -1;
+    struct iovec call = {&none, sizeof none};
+    ptrace(PTRACE_SETREGSET, w->pid, 0x404 /* NT_ARM_SYSTEM_CALL */, &call);
+#endif
+    if (kind == CRASH_STACK_GONE)
+        *sp = 4096;
+    if (kind == CRASH_TRAP)
+        *pc = trap;
+    if (kind == CRASH_NOWHERE)
+        *pc = 0;
+    if (kind == CRASH_HANDLER) {
+        uz at = crash_base(w) + crash_symbol("process_memory") + __builtin_offsetof(lambda, log);
+        *pc = 0;
+        CHECK(!ptrace(PTRACE_POKEDATA, w->pid, at, 8));
+    }
+    CHECK(!ptrace(PTRACE_SETREGSET, w->pid, 1, &all));
+    CHECK(!ptrace(PTRACE_DETACH, w->pid, 0, 0));
+}
+
+/* Faults of the processor's own. Under a runner, whose child cannot be traced like this, it is
+ * only asked whether that answers. */
+static void test_e2e_crash_faults(void)
+{
+#ifdef __x86_64__ /* __builtin_trap is ud2, and brk on aarch64 */
+    const int trap = SIGILL;
+    const char *name = "SIGILL";
+#else
+    const int trap = SIGTRAP;
+    const char *name = "SIGTRAP";
+#endif
+    const char *runner = getenv("RUNNER");
+    char debug[300];
+    world w;
+    if (!e2e_ready() || !crash_ready(debug))
+        return;
+    e2e_open(&w);
+    for (crash_kind kind = CRASH_STACK_GONE; kind <= CRASH_HANDLER; kind++) {
+        CHECK(e2e_alive(&w) && world_idle(&w, 9000) && crash_asleep(&w));
+        if (runner && *runner)
+            break;
+        e2e_read_log(&w);
+        iz from = w.log.len;
+        crash_tamper(&w, kind);
+        if (kind == CRASH_STACK_GONE)
+            crash_check(&w, SIGSEGV, "SIGSEGV", "12 Lambda Runtime API", "os_recv", from);
+        else if (kind == CRASH_TRAP)
+            crash_check(&w, trap, name, "12 Lambda Runtime API", "__stack_chk_fail", from);
+        else if (kind == CRASH_NOWHERE)
+            crash_check(&w, SIGSEGV, "SIGSEGV", "12 Lambda Runtime API", NULL, from);
+        else
+            CHECK(world_wait_exit(&w, 9000) == -1 && WTERMSIG(w.exit_status) == SIGSEGV &&
+                  w.log.len == from);
+        world_start(&w);
+        CHECK(e2e_alive(&w));
+    }
+    e2e_close(&w);
+}
+
 /* ---- the long run, and what no log may hold ---- */
 
 /* 10,000 invocations of every kind: memory and open files as after the first 100. Under a runner
@@ -22994,6 +23272,7 @@ static const struct {
     {"lambda_post_again", test_lambda_post_again},
     {"log_levels", test_log_levels},
     {"log_lines", test_log_lines},
+    {"log_crash", test_log_crash},
     {"log_stages", test_log_stages},
     {"log_trace_root", test_log_trace_root},
     {"alexa_parse", test_alexa_parse},
@@ -23058,6 +23337,10 @@ static const struct {
     {"e2e_log_hostile", test_e2e_log_hostile},
     {"e2e_log_times", test_e2e_log_times},
     {"e2e_trace", test_e2e_trace},
+    {"e2e_crash_signals", test_e2e_crash_signals},
+    {"e2e_crash_inside", test_e2e_crash_inside},
+    {"e2e_crash_restore", test_e2e_crash_restore},
+    {"e2e_crash_faults", test_e2e_crash_faults},
     {"e2e_post_answers", test_e2e_post_answers},
     {"e2e_next_answers", test_e2e_next_answers},
     {"e2e_reconnect", test_e2e_reconnect},
