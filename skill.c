@@ -6651,6 +6651,8 @@ static void connection_handshake(connection *c)
     connection_flush(c);
     while (!c->error && !tls_ready(c->tls))
         connection_exchange(c, c->deadline);
+    if (!c->error)
+        c->opened = c->tls->resumed ? OPENED_RESUMED : OPENED_FULL;
     os_unmap(roots);
 }
 
@@ -6695,13 +6697,14 @@ static err connection_open(connection *c, i64 deadline)
     }
     stage before = c->net->stages.now;
     c->kept = 0;
+    c->opened = OPENED_NOT;
     c->error = connection_dial(c);
     if (!c->error && c->to.https)
         connection_handshake(c);
+    else if (!c->error)
+        c->opened = OPENED_PLAIN;
     if (c->error)
         connection_close(c);
-    else
-        c->opened = !c->to.https ? OPENED_PLAIN : c->tls->resumed ? OPENED_RESUMED : OPENED_FULL;
     stage_enter(c->net, before);
     return c->error;
 }
@@ -7351,9 +7354,10 @@ typedef struct {
     iz told_len;
 } logger;
 
+/* Forgets the invocation before, but for the ids, which go with its memory. */
 static void log_reset(logger *log)
 {
-    log->request_id = log->trace_root = log->outcome = S("");
+    log->outcome = S("");
     log->failed = 0;
     log->error = E_None;
     log->told_len = 0;
@@ -9276,10 +9280,8 @@ static void skill_log(skill *s, network *net)
     log_end(&w, log, 1);
 }
 
-/* Handles one event. An error means that the runtime should end. Not inlined: the start of the
- * program should lie together (Makefile, EARLY), and this is the rest of it. */
-static __attribute__((noinline)) err skill_invoke(skill *s, lambda *l, const invocation *i,
-                                                  arena *a)
+/* Handles one event. An error means that the runtime should end. */
+static err skill_invoke(skill *s, lambda *l, const invocation *i, arena *a)
 {
     str response;
     err error = skill_handle(s, i, a, &response);
@@ -9297,6 +9299,37 @@ static __attribute__((noinline)) err skill_invoke(skill *s, lambda *l, const inv
     }
     skill_log(s, net);
     return error;
+}
+
+/* Receives the event that was waited for, and handles it; `error` is that of the wait, and there
+ * were `failures` before it in a row. An error means that the runtime should end. Not inlined: the
+ * start of the program should lie together (Makefile, EARLY), and this is the rest of it. */
+static __attribute__((noinline)) err skill_serve(skill *s, lambda *l, arena *a, iz *failures,
+                                                 err error)
+{
+    invocation i;
+    log_reset(&s->log);
+    stages_start(l->connection.net, s->log.least <= LOG_INFO);
+    error = error ? error : lambda_receive(l, a, &i);
+    if (!error) {
+        *failures = 0;
+        error = skill_invoke(s, l, &i, a);
+    } else if (error != E_RuntimeApiStatus && ++*failures < LAMBDA_TRIES) {
+        log_line(&s->log, LOG_WARN, "no event", S(""), error);
+        connection_close(&l->connection);
+        os_sleep(os_monotonic() + (*failures - 1) * RETRY_PAUSE);
+        error = E_None;
+    }
+    if (error)
+        log_line(&s->log, LOG_FATAL, "the runtime ends", S(""), error);
+    return error;
+}
+
+/* Somebody has started it by hand. */
+static __attribute__((noinline)) void skill_misplaced(void)
+{
+    os_log(S("bootstrap: AWS_LAMBDA_RUNTIME_API is missing or malformed. AWS Lambda starts this "
+             "program; to try it here, type: make run\n"));
 }
 
 /* Waits to be restored from a snapshot. All that was made for it is gone afterwards: connections,
@@ -9384,7 +9417,7 @@ static i32 workers_watch(i32 count, logger *log)
 }
 
 /* What comes before the loop in a copy: of a snapshot, or of a process that has several workers. A
- * snapshot is restored first, once for all of them. Not inlined, as skill_invoke. */
+ * snapshot is restored first, once for all of them. Not inlined, as skill_serve. */
 static __attribute__((noinline)) i32 skill_multiply(arena *a, const char *const *env, b32 restored,
                                                     str concurrency)
 {
@@ -9422,33 +9455,18 @@ static i32 skill_run(arena *process, arena *a, const char *const *env)
     net->env = env;
     err error = lambda_init(l, net);
     if (error)
-        os_log(
-            S("bootstrap: AWS_LAMBDA_RUNTIME_API is missing or malformed. AWS Lambda starts this "
-              "program; to try it here, type: make run\n"));
+        skill_misplaced();
     iz failures = 0;
     l->log = &s->log;
     for (b32 first = 1; !error; first = 0) {
-        invocation i;
-        log_reset(&s->log); /* of slices of what goes now */
+        s->log.request_id = s->log.trace_root = S(""); /* they lie in what goes now */
         arena_reset(a);
         error = lambda_ask(l, a, "invocation/next");
         if (!error) /* waits here, so that the pages of what comes next are not there before it */
             connection_fill(&l->connection);
         if (first)
             skill_init(s, net);
-        stages_start(net, s->log.least <= LOG_INFO);
-        error = error ? error : lambda_receive(l, a, &i);
-        if (!error) {
-            failures = 0;
-            error = skill_invoke(s, l, &i, a);
-        } else if (error != E_RuntimeApiStatus && ++failures < LAMBDA_TRIES) {
-            log_line(&s->log, LOG_WARN, "no event", S(""), error);
-            connection_close(&l->connection);
-            os_sleep(os_monotonic() + (failures - 1) * RETRY_PAUSE);
-            error = E_None;
-        }
-        if (error)
-            log_line(&s->log, LOG_FATAL, "the runtime ends", S(""), error);
+        error = skill_serve(s, l, a, &failures, error);
     }
     return 1;
 }
