@@ -134,6 +134,7 @@ __attribute__((used, noreturn)) static void start(const long *sp)
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -526,6 +527,11 @@ static void os_log(str text)
         put(&script.log, text), script.faults += script.log.error != E_None;
     else if (write(2, text.ptr, (size_t)text.len) < 0)
         abort();
+}
+
+static void os_catch_crashes(u8 *stack)
+{
+    (void)stack;
 }
 
 void __asan_poison_memory_region(const volatile void *at, size_t n);
@@ -11591,6 +11597,72 @@ static void test_log_lines(void)
           unit_count(written(&script.log), "\n") == 1);
 }
 
+static void test_log_crash(void)
+{
+    logger log = {.least = LOG_FATAL, .request_id = S("req-1"), .trace_root = S("1-2-3")};
+    script_start();
+    log_crash(&log, S("SEGV"), 0x1a2b, STAGE_HANDSHAKE);
+    str entry = written(&script.log);
+    CHECK(script.logs == 1 && strict_json(entry) && str_ends(entry, S("}\n")));
+    CHECK(unit_is(strict_string_at(entry, "timestamp"), "2026-11-23T08:00:00.000Z"));
+    CHECK(unit_is(strict_string_at(entry, "level"), "FATAL"));
+    CHECK(unit_is(strict_string_at(entry, "requestId"), "req-1"));
+    CHECK(unit_is(strict_string_at(entry, "traceId"), "1-2-3"));
+    CHECK(unit_is(strict_string_at(entry, "message"), "crashed"));
+    CHECK(unit_is(strict_string_at(entry, "signal"), "SIGSEGV"));
+    CHECK(unit_is(strict_string_at(entry, "section"), "8 TLS 1.3 client"));
+    CHECK(unit_is(strict_string_at(entry, "address"), "0x01a2b"));
+    static u8 id[LAMBDA_ID_MAX];
+    memset(id, 0xff, sizeof id); /* torn: not even visible ASCII */
+    log = (logger){.request_id = {id, countof(id)}};
+    script.log.len = 0;
+    log_crash(&log, S("ILL"), -1, STAGE_WAIT);
+    entry = written(&script.log);
+    CHECK(strict_json(entry) && !strict_at(entry, "address").ptr);
+    CHECK(unit_is(strict_string_at(entry, "section"), "12 Lambda Runtime API"));
+    CHECK(!strict_at(entry, "traceId").ptr && unit_count(entry, "\n") == 1);
+}
+
+/* Each stage's section is one of the list at the head, to the letter. */
+static void test_log_stages(void)
+{
+    static char head[4000];
+    FILE *f = fopen("skill.c", "re");
+    skipped += !f;
+    if (!f)
+        return;
+    CHECK(fread(head, 1, sizeof head - 1, f) == sizeof head - 1);
+    fclose(f);
+    for (int i = 0; i < STAGE_COUNT; i++) {
+        char entry[80];
+        str section, name = stage_name((stage)i, &section);
+        unit_print(entry, sizeof entry, "\n *   %s%.*s\n", section.ptr[1] == ' ' ? " " : "",
+                   (int)section.len, (const char *)section.ptr);
+        CHECK_ROW(strstr(head, entry), entry);
+        CHECK_ROW(name.len > 1 && section.len > 4, entry);
+    }
+}
+
+static void test_log_trace_root(void)
+{
+    static const char rows[][2][120] = {
+        {"Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=1",
+         "1-5bef4de7-ad49b0e87f6ef6c87fc2e700"},
+        {"Self=1-67891234-12456789abcdef012345678;Root=1-67891233-abcdef012345678912345678",
+         "1-67891233-abcdef012345678912345678"},
+        {"Root=", ""},
+        {"NoRoot=1;Sampled=0", "NoRoot=1;Sampled=0"},
+        {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+         "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+        {"", ""},
+    };
+    for (iz i = 0; i < countof(rows); i++)
+        CHECK_ROW(unit_is(lambda_trace_root(unit_str(rows[i][0])), rows[i][1]), rows[i][0]);
+    static u8 lots[LAMBDA_ID_MAX];
+    memset(lots, ';', sizeof lots);
+    CHECK(lambda_trace_root((str){lots, sizeof lots}).len == LOG_WORD_MAX);
+}
+
 /* ---- section 13: Alexa ---- */
 
 static alexa_request *unit_parse(const char *event, err *error)
@@ -12039,6 +12111,7 @@ static void test_tfl_status_refused(void)
         char text[120];
         unit_print(text, sizeof text, "%s: %s", rows[i].body, unit_error(error));
         CHECK_ROW(error == rows[i].error && script.logs == 1, text);
+        CHECK_ROW(s->tfl.connection.net->stages.now == STAGE_SPEECH && s->log.error, text);
         CHECK_ROW(!unit_has(written(&script.log), "MARKER") &&
                       !unit_has(written(&script.log), "app_"),
                   text);
@@ -12942,14 +13015,14 @@ static const struct {
     {INTENT("AMAZON.HelpIntent2"), "", "", 'y', '-', 1, "orry"},
     {"\"type\":\"IntentRequest\"", "", "", 'y', '-', 1, "orry"},
     {"\"type\":\"IntentRequest\",\"intent\":null", "", "", 'y', '-', 1, "orry"},
-    {"\"type\":\"SessionEndedRequest\",\"reason\":\"USER_INITIATED\"", "", "", '-', '-', 1, ""},
-    {"\"type\":\"SessionEndedRequest\",\"reason\":\"EXCEEDED_MAX_REPROMPTS\"", "", "", '-', '-', 1,
+    {"\"type\":\"SessionEndedRequest\",\"reason\":\"USER_INITIATED\"", "", "", '-', '-', 0, ""},
+    {"\"type\":\"SessionEndedRequest\",\"reason\":\"EXCEEDED_MAX_REPROMPTS\"", "", "", '-', '-', 0,
      ""},
     {"\"type\":\"SessionEndedRequest\",\"reason\":\"ERROR\",\"error\":{\"type\":"
      "\"INVALID_RESPONSE\","
      "\"message\":\"LOGMARK\"}",
      "", "", '-', '-', 1, ""},
-    {"\"type\":\"SessionEndedRequest\"", "", "", '-', '-', 1, ""},
+    {"\"type\":\"SessionEndedRequest\"", "", "", '-', '-', 0, ""},
     {"\"type\":\"System.ExceptionEncountered\",\"error\":{\"type\":\"INTERNAL_ERROR\","
      "\"message\":"
      "\"LOGMARK\"},\"cause\":{\"requestId\":\"x\"}",
@@ -16880,6 +16953,14 @@ static void e2e_check_log(const world *w)
     text_free(&level), text_free(&time);
 }
 
+/* What the child has written is here after this. */
+static void e2e_read_log(world *w)
+{
+    do
+        world_read_log(w);
+    while (poll(&(struct pollfd){w->log_fd, POLLIN, 0}, 1, 0) > 0);
+}
+
 /* Ends a world; what is true of every test is checked here. */
 static void e2e_close(world *w)
 {
@@ -18999,6 +19080,26 @@ static int https_count(const https_world *h, char how)
     return n;
 }
 
+/* The log tells of each connection how it came about, and of a handshake how long it took. */
+static void https_check_log(const world *w)
+{
+    static const char how[][24] = {"\"connection\":\"full\"", "\"connection\":\"resumed\"",
+                                   "\"connection\":\"kept\""};
+    textbuf number = {0};
+    int count[countof(how)] = {0};
+    for (const char *at = w->log.ptr; *at; at += strcspn(at, "\n") + 1) {
+        str entry = {(const u8 *)at, (iz)strcspn(at, "\n")};
+        b32 shaken = unit_has(entry, how[0]) || unit_has(entry, how[1]);
+        for (iz i = 0; i < countof(how); i++)
+            count[i] += unit_has(entry, how[i]);
+        CHECK((peek_json(entry, "HandshakeDuration", &number) == 'n') == shaken);
+        CHECK(!shaken || strtod(number.ptr, NULL) > 0);
+        CHECK((peek_json(entry, "stages.handshake", &number) == 'n') == shaken);
+    }
+    CHECK(count[0] && count[1] && count[2]);
+    text_free(&number);
+}
+
 /* The three intents by real connections with a real chain, kept and replaced: the server closes
  * each after two requests. */
 static void e2e_https_good(https_world *h)
@@ -19019,6 +19120,8 @@ static void e2e_https_good(https_world *h)
     }
     CHECK(!text_has(&w.log, "ERROR"));
     CHECK(https_count(h, 'r') >= 3 && https_count(h, '.') >= 3); /* resumed, and not */
+    CHECK(world_idle(&w, 9000));
+    https_check_log(&w);
     https_stop(h);
     CHECK(e2e_ask(&w, &e2e_victoria, &heard) == 'r' && strcasestr(heard.ptr, "sorry"));
     CHECK(text_has(&w.log, "ConnectRefused"));
@@ -19069,12 +19172,14 @@ static void e2e_https_redirects(https_world *h)
         CHECK(e2e_ask(&w, &e2e_commute, &heard) == 'r' && text_has(&heard, "Victoria"));
         CHECK(world_count(&w, W_PREFS, "/api/preferences", &q) == 2);
         CHECK(head_value(&q->head, "Authorization", &token) && text_has(&token, world_token));
+        CHECK(head_value(&q->head, "X-Amzn-Trace-Id", &token) && text_has(&token, "Root=1-5bef"));
         world_forget(&w);
         world_plan(&w, W_PREFS, "/api/",
                    (world_reply){.status = statuses[i], .body = BODY(body), .headers = there});
         CHECK(e2e_ask(&w, &e2e_commute, &heard) == 'r');
         CHECK(world_count(&w, W_PREFS, "/api/preferences", &q) == 2);
         CHECK(!head_value(&q->head, "Authorization", &token)); /* the last of the two */
+        CHECK(!head_value(&q->head, "X-Amzn-Trace-Id", &token));
     }
     world_forget(&w);
     world_plan(&w, W_PREFS, "/api/", (world_reply){.status = 302, .headers = plain});
@@ -20127,16 +20232,23 @@ static void crowd_open(world *w, int workers)
         world_env(w, text);
 }
 
-/* One log line for each event that was refused, whole and with its request id. */
+/* Whole lines, each of an event: one at INFO for every event, and one at ERROR for every one that
+ * was refused. */
 static b32 crowd_logged(const world *w, int total)
 {
-    char wanted[100];
-    int wrong = 0;
-    for (int n = 7; n < total; n += 25) {
-        snprintf(wanted, sizeof wanted, "\"requestId\":\"8f507dfc-5e1b-4c4a-9b1f-%012d\"", n);
-        const char *at = w->log.ptr ? strstr(w->log.ptr, wanted) : NULL;
-        wrong += !at || strstr(at + 1, wanted);
+    static u8 lines[2][16384]; /* at INFO and at ERROR, by the event's number */
+    int wrong = total >= (int)countof(lines[0]);
+    memset(lines, 0, sizeof lines);
+    for (const char *at = w->log.ptr; at && *at; at += strcspn(at, "\n") + 1) {
+        str entry = {(const u8 *)at, (iz)strcspn(at, "\n")};
+        const char *id = strstr(at, "\"requestId\":\"8f507dfc-5e1b-4c4a-9b1f-");
+        int n = id && id < at + entry.len ? atoi(id + 38) : -1,
+            error = unit_has(entry, "\"ERROR\"");
+        wrong += n < 0 || n >= total || at[entry.len - 1] != '}' || at[entry.len] != '\n' ||
+                 lines[error][n & 16383]++;
     }
+    for (int n = 0; n < total && !wrong; n++)
+        wrong += lines[0][n] != 1 || lines[1][n] != (n % 25 == 7);
     return !wrong;
 }
 
@@ -20155,8 +20267,9 @@ static void test_e2e_workers(void)
     CHECK(crowd_serve(&w, total));
     CHECK(the_crowd.handed == total && !the_crowd.wrong && !the_crowd.flying);
     CHECK(the_crowd.most == WORKERS && the_crowd.conns == WORKERS);
-    CHECK(crowd_logged(&w, total) && !text_has(&w.log, "Worker"));
     CHECK(crowd_waits(&w, WORKERS) && children_of(w.pid, all) == WORKERS);
+    e2e_read_log(&w);
+    CHECK(crowd_logged(&w, total) && !text_has(&w.log, "Worker"));
     all[WORKERS] = w.pid;
     check_guards(all, WORKERS + 1);
     for (int i = 0; i < 2; i++) {
@@ -20224,6 +20337,8 @@ static void test_e2e_emulator(void)
     world_start(&w);
     CHECK(crowd_serve(&w, 100) && !the_crowd.wrong);
     CHECK(the_crowd.most == 1 && the_crowd.conns == 1);
+    CHECK(crowd_waits(&w, 1));
+    e2e_read_log(&w);
     CHECK(crowd_logged(&w, 100));
     e2e_close(&w);
 }
@@ -20440,6 +20555,771 @@ static void test_e2e_empty_root(void)
     snprintf(command, sizeof command, "rm -rf %s", dir);
     CHECK(!system(command));
     text_free(&heard);
+}
+
+/* ---- what the log says: CloudWatch's embedded metric format, one line for each invocation ---- */
+
+/* The names of an object's members, a blank behind each; an empty text if it is none. */
+static void peek_names(str object, textbuf *names)
+{
+    peeker p = {object.ptr, object.ptr + object.len, 0};
+    textbuf value = {0};
+    text_clear(names);
+    if (!peek_take(&p, "{"))
+        return;
+    do {
+        peek_space(&p);
+        peek_string(&p, &value);
+        text_format(names, "%s ", value.ptr);
+        peek_space(&p);
+        p.bad |= !peek_take(&p, ":");
+        peek_value(&p, NULL, &value, 0);
+        peek_space(&p);
+    } while (!p.bad && peek_take(&p, ","));
+    text_free(&value);
+}
+
+/* Is each of these names one of the allowed (any, where those are ""), and none there twice? */
+static b32 emf_only(const textbuf *names, const char *allowed)
+{
+    textbuf word = {0};
+    b32 good = 1;
+    for (const char *at = names->ptr; *at; at += strcspn(at, " ") + 1) {
+        text_clear(&word);
+        text_puts(&word, " ");
+        text_add(&word, at, (iz)strcspn(at, " ") + 1);
+        good &= !*allowed || strstr(allowed, word.ptr) != NULL;
+        good &= !strstr(at, word.ptr);
+    }
+    text_free(&word);
+    return good;
+}
+
+static const char emf_units[] =
+    " Seconds Microseconds Milliseconds Bytes Kilobytes Megabytes Gigabytes Terabytes Bits "
+    "Kilobits Megabits Gigabits Terabits Percent Count Bytes/Second Kilobytes/Second "
+    "Megabytes/Second "
+    "Gigabytes/Second Terabytes/Second Bits/Second Kilobits/Second Megabits/Second Gigabits/Second "
+    "Terabits/Second Count/Second None ";
+
+/* One MetricDefinition: its target in the root is a number, or up to 100 of them. */
+static const char *emf_metric(str entry, str metric)
+{
+    textbuf name = {0}, unit = {0}, value = {0};
+    const char *fault = NULL;
+    peek_names(metric, &name);
+    if (!emf_only(&name, " Name Unit StorageResolution "))
+        fault = "another member in a metric";
+    else if (peek_json(metric, "Name", &name) != 's' || name.len < 1 || name.len > 255)
+        fault = "a metric's name";
+    char kind = peek_json(metric, "Unit", &unit);
+    text_format(&value, " %s ", unit.ptr ? unit.ptr : "");
+    if (!fault && kind && (kind != 's' || !unit.len || !strstr(emf_units, value.ptr)))
+        fault = "a unit";
+    kind = fault ? 'n' : peek_json(entry, name.ptr, &value);
+    if (kind != 'n' && kind != '[')
+        fault = "a metric without a number in the root";
+    for (int i = 0; !fault && kind == '[' && i < 1000; i++) {
+        textbuf path = {0};
+        text_format(&path, "%s.%d", name.ptr, i);
+        char item = peek_json(entry, path.ptr, &value);
+        text_free(&path);
+        if (!item)
+            break;
+        if (item != 'n' || i == 100)
+            fault = "a metric of other than 100 numbers";
+    }
+    text_free(&name), text_free(&unit), text_free(&value);
+    return fault;
+}
+
+/* The DimensionSet at a path: up to 30 keys (9 in the older schema), each a string in the root. */
+static const char *emf_dimensions(str entry, const char *path)
+{
+    textbuf at = {0}, key = {0}, value = {0};
+    const char *fault = NULL;
+    for (int i = 0; !fault; i++) {
+        text_clear(&at);
+        text_format(&at, "%s.%d", path, i);
+        char kind = peek_json(entry, at.ptr, &key);
+        if (!kind)
+            break;
+        if (kind != 's' || i == 9 || key.len < 1 || key.len > 250)
+            fault = "a dimension's key, or too many";
+        else if (peek_json(entry, key.ptr, &value) != 's' || value.len < 1 || value.len > 1024)
+            fault = "a dimension without a string in the root";
+    }
+    text_free(&at), text_free(&key), text_free(&value);
+    return fault;
+}
+
+/* A MetricDirective. */
+static const char *emf_directive(str entry, str directive, const char *path)
+{
+    static const char alphabet[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                   ".-_/#:";
+    textbuf text = {0}, at = {0};
+    const char *fault = NULL;
+    peek_names(directive, &text);
+    if (!emf_only(&text, " Namespace Dimensions Metrics "))
+        fault = "another member in a directive";
+    else if (peek_json(directive, "Namespace", &text) != 's' || text.len < 1 || text.len > 255 ||
+             (iz)strspn(text.ptr, alphabet) != text.len || !strncmp(text.ptr, "AWS/", 4))
+        fault = "the namespace"; /* and PutMetricData's rules for it */
+    else if (peek_json(directive, "Dimensions.0", &text) != '[')
+        fault = "no set of dimensions";
+    else if (peek_json(directive, "Metrics", &text) != '[' ||
+             peek_json(directive, "Metrics.100", &text))
+        fault = "no metrics, or over 100";
+    for (int i = 0; !fault; i++) {
+        text_clear(&at);
+        text_format(&at, "%s.Dimensions.%d", path, i);
+        if (!peek_json(entry, at.ptr, &text))
+            break;
+        fault = text.ptr[0] == '[' ? emf_dimensions(entry, at.ptr) : "a set that is no array";
+    }
+    for (int i = 0; !fault; i++) {
+        text_clear(&at);
+        text_format(&at, "Metrics.%d", i);
+        char kind = peek_json(directive, at.ptr, &text);
+        if (!kind)
+            break;
+        fault = kind == '{' ? emf_metric(entry, text_str(&text)) : "a metric that is no object";
+    }
+    text_free(&text), text_free(&at);
+    return fault;
+}
+
+/* What is wrong with a log line by "Specification: Embedded metric format" of the CloudWatch user
+ * guide, its text and its JSON schema; NULL if nothing is. */
+static const char *emf_fault(str entry)
+{
+    textbuf text = {0}, at = {0};
+    const char *fault = NULL;
+    i64 now = time(NULL);
+    if (peek_json(entry, "", &text) != '{' || entry.len >= 256 * 1024)
+        fault = "not one JSON object of up to 256 KB";
+    peek_names(entry, &text);
+    if (!fault && !emf_only(&text, ""))
+        fault = "a member twice";
+    if (!fault && peek_json(entry, "_aws", &text) != '{')
+        fault = "no _aws";
+    peek_names(text_str(&text), &at);
+    if (!fault && !emf_only(&at, " Timestamp CloudWatchMetrics "))
+        fault = "another member in _aws";
+    if (!fault && (peek_json(entry, "_aws.Timestamp", &text) != 'n' || strpbrk(text.ptr, ".eE-") ||
+                   atoll(text.ptr) / 1000 < now - 3600 || atoll(text.ptr) / 1000 > now + 60))
+        fault = "the timestamp is not now in ms";
+    if (!fault && peek_json(entry, "_aws.CloudWatchMetrics.0", &text) != '{')
+        fault = "no directive";
+    for (int i = 0; !fault; i++) {
+        text_clear(&at);
+        text_format(&at, "_aws.CloudWatchMetrics.%d", i);
+        char kind = peek_json(entry, at.ptr, &text);
+        if (!kind)
+            break;
+        fault = kind == '{' ? emf_directive(entry, text_str(&text), at.ptr) : "no directive";
+    }
+    text_free(&text), text_free(&at);
+    return fault;
+}
+
+/* The judge itself: the example of the specification, and each of its rules broken. */
+static void test_emf_judge(void)
+{
+#define EMF_OF(directive, rest) \
+    "{'_aws':{'Timestamp':%d000,'CloudWatchMetrics':[{" directive "}]}" rest "}"
+#define EMF_NAMES "'Namespace':'lambda-function-metrics',"
+#define EMF_SET "'Dimensions':[['functionVersion']],"
+#define EMF_TIME "'Metrics':[{'Name':'time','Unit':'Milliseconds'}]"
+#define EMF_ROOT ",'functionVersion':'$LATEST','time':100,'requestId':'989ffbf8'"
+    static const char *const good[] = {
+        EMF_OF(EMF_NAMES EMF_SET EMF_TIME, EMF_ROOT),
+        EMF_OF(EMF_NAMES "'Dimensions':[[]]," EMF_TIME, EMF_ROOT),
+        EMF_OF(EMF_NAMES EMF_SET "'Metrics':[{'Name':'time'}]", EMF_ROOT),
+        EMF_OF(EMF_NAMES EMF_SET "'Metrics':[]", EMF_ROOT),
+        EMF_OF(EMF_NAMES EMF_SET EMF_TIME, ",'functionVersion':'1','time':[1,2.5]"),
+    };
+    static const char *const bad[] = {
+        "",
+        "[]",
+        "{}",
+        "{'_aws':[]}",
+        "{'_aws':{'Timestamp':%d000}}",
+        "{'_aws':{'Timestamp':%d000,'CloudWatchMetrics':{}}}",
+        "{'_aws':{'Timestamp':%d,'CloudWatchMetrics':[{" EMF_NAMES EMF_SET EMF_TIME "}]}" EMF_ROOT
+        "}",
+        "{'_aws':{'Timestamp':'%d000','CloudWatchMetrics':[{" EMF_NAMES EMF_SET EMF_TIME
+        "}]}" EMF_ROOT "}",
+        "{'_aws':{'Timestamp':%d000,'More':1,'CloudWatchMetrics':[{" EMF_NAMES EMF_SET EMF_TIME
+        "}]}" EMF_ROOT "}",
+        EMF_OF(EMF_SET EMF_TIME, EMF_ROOT),
+        EMF_OF(EMF_NAMES EMF_TIME, EMF_ROOT),
+        EMF_OF(EMF_NAMES EMF_SET "'Metrics':{}", EMF_ROOT),
+        EMF_OF("'Namespace':''," EMF_SET EMF_TIME, EMF_ROOT),
+        EMF_OF("'Namespace':'AWS/Lambda'," EMF_SET EMF_TIME, EMF_ROOT),
+        EMF_OF("'Namespace':'a b'," EMF_SET EMF_TIME, EMF_ROOT),
+        EMF_OF(EMF_NAMES "'Dimensions':[]," EMF_TIME, EMF_ROOT),
+        EMF_OF(EMF_NAMES "'Dimensions':['functionVersion']," EMF_TIME, EMF_ROOT),
+        EMF_OF(EMF_NAMES "'Dimensions':[['time']]," EMF_TIME, EMF_ROOT),
+        EMF_OF(EMF_NAMES "'Dimensions':[['gone']]," EMF_TIME, EMF_ROOT),
+        EMF_OF(EMF_NAMES EMF_SET EMF_TIME, ",'functionVersion':'','time':100"),
+        EMF_OF(EMF_NAMES EMF_SET EMF_TIME ",'More':1", EMF_ROOT),
+        EMF_OF(EMF_NAMES EMF_SET EMF_TIME, ",'functionVersion':'1'"),
+        EMF_OF(EMF_NAMES EMF_SET EMF_TIME, ",'functionVersion':'1','time':'100'"),
+        EMF_OF(EMF_NAMES EMF_SET EMF_TIME, ",'functionVersion':'1','time':null"),
+        EMF_OF(EMF_NAMES EMF_SET EMF_TIME, ",'functionVersion':'1','time':{'time':1}"),
+        EMF_OF(EMF_NAMES EMF_SET EMF_TIME, ",'functionVersion':'1','time':[1,'2']"),
+        EMF_OF(EMF_NAMES EMF_SET EMF_TIME, ",'functionVersion':'1','time':1,'time':2"),
+        EMF_OF(EMF_NAMES EMF_SET "'Metrics':[{'Name':'time','Unit':'ms'}]", EMF_ROOT),
+        EMF_OF(EMF_NAMES EMF_SET "'Metrics':[{'Name':'time','Unit':1}]", EMF_ROOT),
+        EMF_OF(EMF_NAMES EMF_SET "'Metrics':[{'Name':'time','Value':1}]", EMF_ROOT),
+        EMF_OF(EMF_NAMES EMF_SET "'Metrics':[{'Unit':'Count'}]", EMF_ROOT),
+        EMF_OF(EMF_NAMES EMF_SET "'Metrics':['time']", EMF_ROOT),
+        EMF_OF(EMF_NAMES EMF_SET EMF_TIME, EMF_ROOT) "x",
+    };
+    textbuf form = {0}, text = {0};
+    for (iz i = 0; i < countof(good) + countof(bad); i++) {
+        const char *row = i < countof(good) ? good[i] : bad[i - countof(good)];
+        const char *number = strstr(row, "%d");
+        text_clear(&form), text_clear(&text);
+        text_add(&form, row, number ? number - row : (iz)strlen(row));
+        if (number)
+            text_format(&form, "%lld%s", (i64)time(NULL), number + 2);
+        text_fill(&text, form.ptr);
+        const char *fault = emf_fault(text_str(&text));
+        CHECK_ROW(!fault == (i < countof(good)), row);
+    }
+    text_free(&form), text_free(&text);
+}
+
+/* What an invocation's part of the log must be like. */
+typedef struct {
+    const char *id, *outcome, *type;
+    b32 quiet, traced; /* no other line; with a trace id */
+} e2e_told;
+
+/* Takes what the log has grown by since `from`: how many lines at INFO, and others, there are. Each
+ * is looked at; the one at INFO is put into `told`. */
+static void e2e_take_log(world *w, iz from, b32 as_json, const e2e_told *what, textbuf *told,
+                         int n[2])
+{
+    static const char tabs[] = "\t";
+    textbuf value = {0};
+    n[0] = n[1] = 0;
+    e2e_read_log(w);
+    for (const char *at = w->log.ptr + from; *at; at += strcspn(at, "\n") + 1) {
+        str entry = {(const u8 *)at, (iz)strcspn(at, "\n")};
+        b32 is_json = at[0] == '{', info = is_json && unit_has(entry, "\"level\":\"INFO\"");
+        CHECK(at[entry.len] == '\n' && (is_json || !as_json) && unit_has(entry, what->id));
+        CHECK(unit_has(entry, "1-5bef4de7-ad49b0e87f6ef6c87fc2e700") == what->traced);
+        n[!info]++;
+        if (info) {
+            text_clear(told);
+            text_add(told, at, entry.len);
+        } else if (is_json) {
+            CHECK(peek_json(entry, "errorType", &value) == 's');
+            CHECK(peek_json(entry, "requestId", &value) == 's' && !strcmp(value.ptr, what->id));
+        } else {
+            CHECK(unit_count(entry, tabs) == 6); /* time, id, level, message, error, why, trace */
+        }
+    }
+    text_free(&value);
+}
+
+static double e2e_number(const textbuf *entry, const char *path)
+{
+    textbuf value = {0};
+    double v = peek_json(text_str(entry), path, &value) == 'n' ? strtod(value.ptr, NULL) : -1;
+    text_free(&value);
+    return v;
+}
+
+/* Is that text the string at a path of the line? */
+static b32 e2e_says(const textbuf *entry, const char *path, const char *text)
+{
+    textbuf value = {0};
+    b32 good = peek_json(text_str(entry), path, &value) == 's' && !strcmp(value.ptr, text);
+    text_free(&value);
+    return good;
+}
+
+/* The line at INFO: valid, of this invocation, its times in keeping with each other. */
+static void e2e_check_told(const textbuf *told, const e2e_told *what)
+{
+    static const char *const parts[] = {"event", "dns",  "connect", "handshake",
+                                        "http",  "json", "speech",  "respond"};
+    textbuf value = {0};
+    const char *fault = emf_fault(text_str(told));
+    CHECK_ROW(!fault, fault ? fault : "");
+    CHECK(e2e_says(told, "requestId", what->id) && e2e_says(told, "message", "invocation"));
+    CHECK_ROW(e2e_says(told, "outcome", what->outcome), told->ptr);
+    CHECK_ROW(!what->type || e2e_says(told, "requestType", what->type), told->ptr);
+    CHECK(what->traced == e2e_says(told, "traceId", "1-5bef4de7-ad49b0e87f6ef6c87fc2e700"));
+    CHECK(e2e_says(told, "FunctionName", "london-travel"));
+    double sum = 0, part, whole = e2e_number(told, "Duration");
+    for (iz i = 0; i < countof(parts); i++) {
+        text_clear(&value);
+        text_format(&value, "stages.%s", parts[i]);
+        part = e2e_number(told, value.ptr);
+        sum += part > 0 ? part : 0;
+    }
+    CHECK(whole > 0 && sum > whole - 0.010 && sum <= whole + 0.001); /* each part is cut to 1 us */
+    b32 bad = !strcmp(what->outcome, "apologised") || !strcmp(what->outcome, "refused");
+    CHECK(e2e_number(told, "Failures") == bad || !strcmp(what->outcome, "noted"));
+    b32 tfl = e2e_number(told, "tfl.tries") > 0, any = tfl;
+    any |= e2e_number(told, "preferences.tries") > 0;
+    CHECK((e2e_number(told, "TflDuration") >= 0) == tfl);
+    CHECK(e2e_number(told, "TflDuration") <= whole);
+    CHECK((e2e_number(told, "Retries") >= 0) == any);
+    CHECK(e2e_number(told, "HandshakeDuration") == -1); /* there is no TLS here */
+    text_free(&value);
+}
+
+typedef enum { MIX_ALEXA, MIX_RAW, MIX_FAIL, MIX_RETRY, MIX_STALE } mix_kind;
+
+/* The kinds of a mixed run. */
+static const struct {
+    mix_kind kind;
+    b32 quiet; /* nothing went wrong */
+    const char *outcome, *type, *intent, *line, *text;
+} mix_rows[] = {
+    {MIX_ALEXA, 1, "answered", "LaunchRequest", NULL, NULL, NULL},
+    {MIX_ALEXA, 1, "answered", "IntentRequest", "StatusIntent", "victoria", NULL},
+    {MIX_ALEXA, 1, "answered", "IntentRequest", "DisruptionIntent", NULL, NULL},
+    {MIX_ALEXA, 1, "answered", "IntentRequest", "CommuteIntent", NULL, world_token},
+    {MIX_ALEXA, 1, "link-account", "IntentRequest", "CommuteIntent", NULL, NULL},
+    {MIX_ALEXA, 0, "link-account", "IntentRequest", "CommuteIntent", NULL, "stale-MARKER"},
+    {MIX_ALEXA, 0, "link-account", "IntentRequest", "CommuteIntent", NULL, "no token MARKER"},
+    {MIX_ALEXA, 1, "answered", "IntentRequest", "StatusIntent", "waterloo-city", NULL},
+    {MIX_ALEXA, 1, "answered", "IntentRequest", "AMAZON.HelpIntent", NULL, NULL},
+    {MIX_ALEXA, 0, "answered", "IntentRequest", "Weather\"Intent\\", NULL, NULL},
+    {MIX_FAIL, 0, "apologised", "IntentRequest", "StatusIntent", "central", NULL},
+    {MIX_FAIL, 0, "apologised", "IntentRequest", "DisruptionIntent", NULL, NULL},
+    {MIX_RETRY, 1, "answered", "IntentRequest", "StatusIntent", "northern", NULL},
+    {MIX_STALE, 1, "answered", "IntentRequest", "DisruptionIntent", NULL, NULL},
+    {MIX_ALEXA, 0, "noted", "SessionEndedRequest", NULL, NULL, NULL},
+    {MIX_ALEXA, 0, "noted", "System.ExceptionEncountered", NULL, NULL, NULL},
+    {MIX_ALEXA, 0, "noted", "AlexaSkillEvent.SkillDisabled", NULL, NULL, NULL},
+    {MIX_RAW, 1, "noted", "SessionEndedRequest", NULL, NULL,
+     "{'request':{'type':'SessionEndedRequest','reason':'USER_INITIATED'},'context':{'System':{"
+     "'application':{'applicationId':'amzn1.ask.skill.49f13574-8134-4748-afeb-62ef4defffa6'}}}}"},
+    {MIX_RAW, 0, "refused", NULL, NULL, NULL, "{'request':{'type':'LaunchRequest'}} garbage"},
+    {MIX_RAW, 0, "refused", NULL, NULL, NULL, "{'request':{'type':'LaunchRequest'}}"},
+};
+
+/* One invocation of such a kind; what it leaves in the log is looked at. */
+static void e2e_mix(world *w, iz row, iz turn, b32 as_json, b32 silent)
+{
+    textbuf sent = {0}, told = {0}, heard = {0};
+    mix_kind kind = mix_rows[row].kind;
+    const char *text = mix_rows[row].text, *id = mix_rows[row].line;
+    alexa_event e = {.type = mix_rows[row].type, .intent = mix_rows[row].intent};
+    if (id) /* the words that were spoken are nobody's business */
+        e.spoken = "spoken MARKER", e.id = id, e.name = id;
+    else
+        e.token = text;
+    if (kind == MIX_RAW)
+        text_fill(&sent, text);
+    else
+        event_make(&sent, &e);
+    if (kind == MIX_FAIL || kind == MIX_RETRY)
+        world_plan(
+            w, W_TFL, "/Line/",
+            (world_reply){.status = kind == MIX_FAIL ? 400 : 503, .headers = "Retry-After: 0\r\n"});
+    if (kind == MIX_STALE)
+        world_drop(w, W_TFL, turn & 1);
+    world_event v = {.event = text_str(&sent), .no_trace = turn % 7 == 6};
+    e2e_told what = {.outcome = mix_rows[row].outcome, .type = mix_rows[row].type};
+    iz from = w->log.len;
+    char outcome = world_invoke(w, &v, 9000);
+    CHECK_ROW(outcome == (strcmp(what.outcome, "refused") ? 'r' : 'e'), sent.ptr);
+    CHECK(world_idle(w, 9000) && w->plans == 0);
+    what.id = v.made_id;
+    what.traced = !v.no_trace;
+    int n[2];
+    e2e_take_log(w, from, as_json, &what, &told, n);
+    CHECK(n[0] == !silent && (mix_rows[row].quiet ? n[1] == 0 : n[1] >= 1));
+    if (!silent) {
+        e2e_check_told(&told, &what);
+        CHECK(!e.intent || text_has(&told, "\"intent\":\"") == (kind != MIX_RAW));
+        CHECK(!id || e2e_says(&told, "lineId", id));
+        CHECK((peek_json(text_str(&told), "errorType", &heard) == 's') ==
+              (n[1] && text_has(&w->log, "ERROR") && strstr(w->log.ptr + from, "ERROR") != NULL));
+        CHECK(e2e_number(&told, "Retries") <= 0 || kind == MIX_RETRY);
+        CHECK(kind != MIX_RETRY || e2e_number(&told, "Retries") == 1);
+    }
+    world_done(&v);
+    text_free(&sent), text_free(&told), text_free(&heard);
+}
+
+/* A thousand invocations of every kind, in both formats of the log; and some where the level keeps
+ * the lines back. */
+static void test_e2e_log_thousand(void)
+{
+    static const struct {
+        const char *level, *format;
+        b32 json, silent;
+        int count;
+    } rows[] = {{"AWS_LAMBDA_LOG_LEVEL=INFO", "AWS_LAMBDA_LOG_FORMAT=JSON", 1, 0, 520},
+                {"AWS_LAMBDA_LOG_LEVEL=INFO", "AWS_LAMBDA_LOG_FORMAT=Text", 0, 0, 480},
+                {"AWS_LAMBDA_LOG_LEVEL=WARN", "AWS_LAMBDA_LOG_FORMAT=JSON", 1, 1, 40}};
+    world w;
+    if (!e2e_ready())
+        return;
+    for (iz i = 0; i < countof(rows); i++) {
+        world_open(&w);
+        world_env(&w, rows[i].level), world_env(&w, rows[i].format);
+        world_start(&w);
+        for (int k = 0; k < rows[i].count; k++) {
+            e2e_mix(&w, k % countof(mix_rows), k, rows[i].json, rows[i].silent);
+            world_forget(&w);
+        }
+        CHECK(w.pid);
+        text_add(&e2e_log, w.log.ptr, w.log.len);
+        if (!rows[i].json)
+            text_clear(&w.log);
+        e2e_close(&w);
+    }
+}
+
+/* Names from outside that are long or hostile: the line stays one line, and valid. */
+static void test_e2e_log_hostile(void)
+{
+    static const char *const names[] = {"a\nb", "\"}\n{\"level\":\"INFO\"", "\xc3\xa9\xe2\x82\xac",
+                                        "\\u0000", "{\"_aws\":1}"};
+    textbuf name = {0}, told = {0}, sent = {0};
+    world w;
+    int n[2];
+    if (!e2e_ready())
+        return;
+    world_open(&w);
+    world_env(&w, "AWS_LAMBDA_FUNCTION_NAME");
+    world_start(&w);
+    for (iz i = 0; i <= countof(names); i++) {
+        text_clear(&name);
+        if (i < countof(names))
+            text_puts(&name, names[i]);
+        else
+            text_opaque(&name, 60000);
+        alexa_event e = {.type = "IntentRequest", .intent = name.ptr};
+        event_make(&sent, &e);
+        world_event v = {.event = text_str(&sent), .no_trace = 1};
+        iz from = w.log.len;
+        CHECK(world_invoke(&w, &v, 9000) == 'r' && world_idle(&w, 9000));
+        e2e_told what = {.id = v.made_id};
+        e2e_take_log(&w, from, 1, &what, &told, n);
+        CHECK(n[0] == 1 && n[1] == 1);
+        CHECK(!emf_fault(text_str(&told)) && told.len < 1200);
+        CHECK(e2e_says(&told, "FunctionName", "unknown"));
+        world_done(&v);
+    }
+    e2e_close(&w);
+    text_free(&name), text_free(&told), text_free(&sent);
+}
+
+/* The times are those of what took them. Lower bounds alone: a machine may be slow. */
+static void test_e2e_log_times(void)
+{
+    world_reply late = {.status = 503, .delay_ms = 60, .headers = "Retry-After: 0\r\n"};
+    textbuf told = {0}, heard = {0};
+    world w;
+    int n[2];
+    world_event v = {.answer = {.delay_ms = 70}};
+    if (!e2e_ready())
+        return;
+    e2e_open(&w);
+    world_plan(&w, W_TFL, "/Line/", late);
+    world_plan(&w, W_TFL, "/Line/", late);
+    CHECK(e2e_ask_how(&w, &e2e_victoria, &v, &heard) == 'r' && world_idle(&w, 9000));
+    e2e_told what = {.id = v.made_id, .traced = 1};
+    e2e_take_log(&w, 0, 1, &what, &told, n);
+    CHECK(n[0] == 1 && n[1] == 0);
+    CHECK(e2e_number(&told, "stages.http") >= 120 && e2e_number(&told, "TflDuration") >= 120);
+    CHECK(e2e_number(&told, "stages.respond") >= 70 && e2e_number(&told, "Duration") >= 190);
+    CHECK(e2e_number(&told, "Retries") == 2 && e2e_number(&told, "tfl.tries") == 3);
+    CHECK(e2e_number(&told, "tfl.status") == 200 && e2e_says(&told, "tfl.connection", "plain"));
+    iz from = w.log.len;
+    CHECK(e2e_ask_how(&w, &e2e_victoria, &v, &heard) == 'r' && world_idle(&w, 9000));
+    what.id = v.made_id;
+    e2e_take_log(&w, from, 1, &what, &told, n);
+    CHECK(n[0] == 1 && e2e_says(&told, "tfl.connection", "kept"));
+    CHECK(e2e_number(&told, "stages.connect") == -1 && e2e_number(&told, "stages.dns") == -1);
+    world_done(&v);
+    e2e_close(&w);
+    text_free(&told), text_free(&heard);
+}
+
+/* The trace goes on to the preferences, whole, and to nobody else. */
+static void test_e2e_trace(void)
+{
+    textbuf heard = {0}, value = {0};
+    world w;
+    world_event v = {0};
+    const world_request *q = NULL;
+    if (!e2e_ready())
+        return;
+    e2e_open(&w);
+    CHECK(e2e_ask_how(&w, &e2e_commute, &v, &heard) == 'r');
+    CHECK(world_count(&w, W_PREFS, "/api/", &q) == 1);
+    CHECK(q && head_value(&q->head, "X-Amzn-Trace-Id", &value) &&
+          !strcmp(value.ptr, "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;"
+                             "Sampled=1"));
+    CHECK(world_count(&w, W_TFL, "/Line/", &q) == 1);
+    CHECK(q && !strcasestr(q->head.ptr, "Trace-Id"));
+    world_forget(&w);
+    v.no_trace = 1;
+    CHECK(e2e_ask_how(&w, &e2e_commute, &v, &heard) == 'r');
+    CHECK(world_count(&w, W_PREFS, "/api/", &q) == 1 && !strcasestr(q->head.ptr, "Trace-Id"));
+    world_done(&v);
+    e2e_close(&w);
+    text_free(&heard), text_free(&value);
+}
+
+/* ---- crashes ---- */
+
+/* The bootstrap with symbols, where make puts it; addr2line and nm read those of both machines. */
+static b32 crash_ready(char debug[300])
+{
+    snprintf(debug, 300, "%s.debug", world_bootstrap());
+    b32 tools = !system("command -v addr2line >/dev/null && command -v nm >/dev/null");
+    if (!tools || access(debug, R_OK)) {
+        fprintf(stderr, "skipped: where a crash was needs binutils, and make %s\n", debug);
+        skipped++;
+        return 0;
+    }
+    return 1;
+}
+
+/* The output of a command, or "". */
+static void crash_run(textbuf *out, const char *command)
+{
+    char part[1000];
+    FILE *f = popen(command, "re");
+    text_clear(out);
+    for (size_t n; f && (n = fread(part, 1, sizeof part, f)) > 0;)
+        text_add(out, part, (iz)n);
+    if (f)
+        pclose(f);
+}
+
+/* What /proc/PID/stat says the process is at: S for asleep. */
+static char crash_state(const world *w)
+{
+    char path[64], state = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", w->pid);
+    FILE *f = fopen(path, "re");
+    if (f && fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+        state = 0;
+    if (f)
+        fclose(f);
+    return state;
+}
+
+/* Waits until the child is asleep in a system call. */
+static b32 crash_asleep(world *w)
+{
+    for (int i = 0; i < 1000 && crash_state(w) != 'S'; i++)
+        usleep(5000);
+    return crash_state(w) == 'S';
+}
+
+/* The child has ended by a crash: one line, and the exit status. The functions that addr2line finds
+ * behind its address hold `function`, or the line has no address where that is NULL. */
+static void crash_check(world *w, int signal, const char *name, const char *section,
+                        const char *function, iz from)
+{
+    char debug[300], command[400];
+    textbuf place = {0}, where = {0}, last = {0};
+    CHECK_ROW(world_wait_exit(w, 9000) == 128 + signal, name);
+    CHECK(unit_count((str){(u8 *)w->log.ptr + from, w->log.len - from}, "\n") == 1);
+    text_puts(&last, w->log.ptr + from);
+    last.len -= last.len > 0;
+    CHECK_ROW(e2e_says(&last, "level", "FATAL") && e2e_says(&last, "signal", name), last.ptr);
+    CHECK_ROW(e2e_says(&last, "section", section), last.ptr);
+    char kind = peek_json(text_str(&last), "address", &place);
+    if (function && crash_ready(debug)) {
+        snprintf(command, sizeof command, "addr2line -f -i -e %s %s", debug, place.ptr);
+        crash_run(&where, command);
+        CHECK_ROW(kind == 's' && text_has(&where, function), where.ptr);
+        CHECK_ROW(text_has(&where, "skill.c:"), where.ptr);
+    } else if (!function) {
+        CHECK_ROW(!kind, last.ptr);
+    }
+    text_free(&place), text_free(&where), text_free(&last);
+}
+
+/* Each of the signals, sent from outside while the program waits; the next start works. */
+static void test_e2e_crash_signals(void)
+{
+    static const struct {
+        int signal;
+        char name[8];
+    } rows[] = {{SIGILL, "SIGILL"}, {SIGTRAP, "SIGTRAP"}, {SIGABRT, "SIGABRT"},
+                {SIGBUS, "SIGBUS"}, {SIGFPE, "SIGFPE"},   {SIGSEGV, "SIGSEGV"}};
+    world w;
+    if (!e2e_ready())
+        return;
+    e2e_open(&w);
+    for (iz i = 0; i < countof(rows); i++) {
+        if (i % 2)
+            CHECK(e2e_alive(&w));
+        CHECK(world_idle(&w, 9000) && crash_asleep(&w));
+        e2e_read_log(&w);
+        iz from = w.log.len;
+        kill(w.pid, rows[i].signal);
+        crash_check(&w, rows[i].signal, rows[i].name, "12 Lambda Runtime API", "os_recv", from);
+        CHECK(!strstr(w.log.ptr + from, "requestId"));
+        world_start(&w);
+        CHECK(e2e_alive(&w));
+    }
+    e2e_close(&w);
+}
+
+/* A crash inside an invocation tells which, and where: while TfL is waited for. */
+static void test_e2e_crash_inside(void)
+{
+    world w;
+    textbuf sent = {0};
+    if (!e2e_ready())
+        return;
+    e2e_open(&w);
+    CHECK(e2e_alive(&w) && world_idle(&w, 9000));
+    e2e_read_log(&w);
+    iz from = w.log.len;
+    world_plan(&w, W_TFL, "/Line/", (world_reply){.status = 200, .delay_ms = 20000});
+    event_make(&sent, &e2e_victoria);
+    world_event v = {.event = text_str(&sent)};
+    world_begin(&w, &v);
+    for (int i = 0; i < 500 && !world_count(&w, W_TFL, "/Line/", NULL); i++)
+        worlds_pump(&(world *){&w}, 1, 10);
+    CHECK(world_count(&w, W_TFL, "/Line/", NULL) == 1 && crash_asleep(&w));
+    kill(w.pid, SIGBUS);
+    crash_check(&w, SIGBUS, "SIGBUS", "11 HTTP/1.1", "os_wait", from);
+    CHECK(strstr(w.log.ptr + from, v.made_id) != NULL);
+    CHECK(strstr(w.log.ptr + from, "\"1-5bef4de7-ad49b0e87f6ef6c87fc2e700\"") != NULL);
+    w.current = NULL;
+    world_start(&w);
+    CHECK(e2e_alive(&w));
+    world_done(&v);
+    e2e_close(&w);
+    text_free(&sent);
+}
+
+/* Before a restore there is no skill yet, and a line all the same. */
+static void test_e2e_crash_restore(void)
+{
+    world w;
+    if (!e2e_ready())
+        return;
+    restore_open(&w, 0);
+    CHECK(restore_wait(&w) && crash_asleep(&w));
+    kill(w.pid, SIGSEGV);
+    crash_check(&w, SIGSEGV, "SIGSEGV", "12 Lambda Runtime API", "os_recv", 0);
+    e2e_close(&w);
+}
+
+/* The address of a symbol in the image. */
+static uz crash_symbol(const char *name)
+{
+    char debug[300], command[400];
+    textbuf out = {0};
+    uz at = 0;
+    if (crash_ready(debug)) {
+        snprintf(command, sizeof command, "nm %s | grep ' %s$'", debug, name);
+        crash_run(&out, command);
+        at = strtoul(out.ptr, NULL, 16);
+    }
+    text_free(&out);
+    return at;
+}
+
+/* Where the image lies in the child. */
+static uz crash_base(const world *w)
+{
+    char path[64], first[32] = "";
+    snprintf(path, sizeof path, "/proc/%d/maps", w->pid);
+    FILE *f = fopen(path, "re");
+    if (!f || !fgets(first, sizeof first, f))
+        first[0] = 0;
+    if (f)
+        fclose(f);
+    return strtoul(first, NULL, 16);
+}
+
+typedef enum { CRASH_STACK_GONE, CRASH_TRAP, CRASH_NOWHERE, CRASH_HANDLER } crash_kind;
+
+/* Makes the waiting child go wrong: without a stack, at the trap of the stack guard, at address 0,
+ * or with a handler that faults itself. Its system call is not taken up again. */
+static void crash_tamper(world *w, crash_kind kind)
+{
+    struct user_regs_struct regs;
+    struct iovec all = {&regs, sizeof regs};
+    int status;
+    uz trap = crash_base(w) + crash_symbol("__stack_chk_fail");
+    CHECK(!ptrace(PTRACE_ATTACH, w->pid, 0, 0) && waitpid(w->pid, &status, 0) == w->pid);
+    CHECK(!ptrace(PTRACE_GETREGSET, w->pid, 1 /* NT_PRSTATUS */, &all));
+#ifdef __x86_64__
+    unsigned long long *pc = &regs.rip, *sp = &regs.rsp;
+    regs.orig_rax = ~0ull;
+#else
+    unsigned long long *pc = &regs.pc, *sp = &regs.sp;
+    int none = -1;
+    struct iovec call = {&none, sizeof none};
+    ptrace(PTRACE_SETREGSET, w->pid, 0x404 /* NT_ARM_SYSTEM_CALL */, &call);
+#endif
+    if (kind == CRASH_STACK_GONE)
+        *sp = 4096;
+    if (kind == CRASH_TRAP)
+        *pc = trap;
+    if (kind == CRASH_NOWHERE)
+        *pc = 0;
+    if (kind == CRASH_HANDLER) {
+        uz at = crash_base(w) + crash_symbol("process_memory") + __builtin_offsetof(lambda, log);
+        *pc = 0;
+        CHECK(!ptrace(PTRACE_POKEDATA, w->pid, at, 8));
+    }
+    CHECK(!ptrace(PTRACE_SETREGSET, w->pid, 1, &all));
+    CHECK(!ptrace(PTRACE_DETACH, w->pid, 0, 0));
+}
+
+/* Faults of the processor's own. Under a runner, whose child cannot be traced like this, it is
+ * only asked whether that answers. */
+static void test_e2e_crash_faults(void)
+{
+#ifdef __x86_64__ /* __builtin_trap is ud2, and brk on aarch64 */
+    const int trap = SIGILL;
+    const char *name = "SIGILL";
+#else
+    const int trap = SIGTRAP;
+    const char *name = "SIGTRAP";
+#endif
+    const char *runner = getenv("RUNNER");
+    char debug[300];
+    world w;
+    if (!e2e_ready() || !crash_ready(debug))
+        return;
+    e2e_open(&w);
+    for (crash_kind kind = CRASH_STACK_GONE; kind <= CRASH_HANDLER; kind++) {
+        CHECK(e2e_alive(&w) && world_idle(&w, 9000) && crash_asleep(&w));
+        if (runner && *runner)
+            break;
+        e2e_read_log(&w);
+        iz from = w.log.len;
+        crash_tamper(&w, kind);
+        if (kind == CRASH_STACK_GONE)
+            crash_check(&w, SIGSEGV, "SIGSEGV", "12 Lambda Runtime API", "os_recv", from);
+        else if (kind == CRASH_TRAP)
+            crash_check(&w, trap, name, "12 Lambda Runtime API", "__stack_chk_fail", from);
+        else if (kind == CRASH_NOWHERE)
+            crash_check(&w, SIGSEGV, "SIGSEGV", "12 Lambda Runtime API", NULL, from);
+        else
+            CHECK(world_wait_exit(&w, 9000) == -1 && WTERMSIG(w.exit_status) == SIGSEGV &&
+                  w.log.len == from);
+        world_start(&w);
+        CHECK(e2e_alive(&w));
+    }
+    e2e_close(&w);
 }
 
 /* ---- the long run, and what no log may hold ---- */
@@ -22392,6 +23272,9 @@ static const struct {
     {"lambda_post_again", test_lambda_post_again},
     {"log_levels", test_log_levels},
     {"log_lines", test_log_lines},
+    {"log_crash", test_log_crash},
+    {"log_stages", test_log_stages},
+    {"log_trace_root", test_log_trace_root},
     {"alexa_parse", test_alexa_parse},
     {"alexa_parse_tables", test_alexa_parse_tables},
     {"alexa_parse_slots", test_alexa_parse_slots},
@@ -22449,6 +23332,15 @@ static const struct {
     {"e2e_optional_headers", test_e2e_optional_headers},
     {"e2e_no_request_id", test_e2e_no_request_id},
     {"e2e_log_settings", test_e2e_log_settings},
+    {"emf_judge", test_emf_judge},
+    {"e2e_log_thousand", test_e2e_log_thousand},
+    {"e2e_log_hostile", test_e2e_log_hostile},
+    {"e2e_log_times", test_e2e_log_times},
+    {"e2e_trace", test_e2e_trace},
+    {"e2e_crash_signals", test_e2e_crash_signals},
+    {"e2e_crash_inside", test_e2e_crash_inside},
+    {"e2e_crash_restore", test_e2e_crash_restore},
+    {"e2e_crash_faults", test_e2e_crash_faults},
     {"e2e_post_answers", test_e2e_post_answers},
     {"e2e_next_answers", test_e2e_next_answers},
     {"e2e_reconnect", test_e2e_reconnect},
