@@ -21234,17 +21234,20 @@ static uz crash_symbol(const char *name)
     return at;
 }
 
-/* Where the image lies in the child. */
+/* Where the image lies in the child: the first mapping of a file. The kernel may put its own pages
+ * below it. */
 static uz crash_base(const world *w)
 {
-    char path[64], first[32] = "";
+    char path[64], row[4096];
+    uz at = 0;
     snprintf(path, sizeof path, "/proc/%d/maps", w->pid);
     FILE *f = fopen(path, "re");
-    if (!f || !fgets(first, sizeof first, f))
-        first[0] = 0;
+    while (f && !at && fgets(row, sizeof row, f))
+        if (strchr(row, '/'))
+            at = strtoul(row, NULL, 16);
     if (f)
         fclose(f);
-    return strtoul(first, NULL, 16);
+    return at;
 }
 
 typedef enum { CRASH_STACK_GONE, CRASH_TRAP, CRASH_NOWHERE, CRASH_HANDLER } crash_kind;
