@@ -22,7 +22,18 @@
  *   Skill__SkillApiUrl          base URL of the preferences API; without it there is no commute
  *   Skill__SkillId              this skill's application id
  *   Skill__VerifySkillId        refuse other skills' requests; true when Skill__SkillId is set
+ *   Skill__SecretsPrefix        when neither Skill__SkillId nor one of the Skill__TflApplication...
+ *                               is set: all three are in Secrets Manager, their names behind this
  *   SSL_CERT_FILE               PEM bundle of trusted roots, default the system's
+ *
+ * Each Skill__ value but the prefix may be aws:secretsmanager:<id of a secret> or aws:ssm:<name of
+ * a parameter>; section 14 tells how it is fetched. That reads, all of them by AWS's own names:
+ *   AWS_REGION                  where, and AWS_ENDPOINT_URL_SECRETS_MANAGER, AWS_ENDPOINT_URL_SSM
+ *                               or AWS_ENDPOINT_URL in place of the region's own service
+ *   AWS_ACCESS_KEY_ID           with AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN: who asks; else
+ *   AWS_CONTAINER_CREDENTIALS_FULL_URI   gives these, for AWS_CONTAINER_AUTHORIZATION_TOKEN or what
+ *                               the file AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE holds
+ *   PARAMETERS_SECRETS_EXTENSION_HTTP_PORT   with AWS_SESSION_TOKEN: the extension is asked instead
  *
  * Verified: every byte of an event, of an answer's head and of its JSON, by strict grammar and
  * named limits; the application id; all that becomes part of a request; the server's certificates,
@@ -45,7 +56,7 @@
  *   11 HTTP/1.1
  *   12 Lambda Runtime API
  *   13 Alexa
- *   14 TfL and preferences
+ *   14 secrets, TfL and preferences
  *   15 speech and intents
  *   16 the loop
  *   17 Linux
@@ -103,7 +114,7 @@ enum {
     LITERAL_MAX = 1024, /* a text of this file that is passed without its length */
 
     EVENT_MAX = 6 * 1024 * 1024 + 1024, /* Lambda's own limit of an event, and a little */
-    PROCESS_BYTES = 256 * 1024,         /* connections, two engines of TLS, configuration */
+    PROCESS_BYTES = 384 * 1024,         /* connections, three engines of TLS, configuration */
     INVOCATION_BYTES = EVENT_MAX + 2 * 1024 * 1024, /* the event and all that its answer needs */
     ARENA_GAP = 32, /* poisoned bytes behind each allocation where AddressSanitizer looks on */
 
@@ -143,7 +154,7 @@ enum {
 
     DNS_SERVERS_MAX = 3,   /* as resolv.conf(5): the first three count */
     DNS_ADDRESSES_MAX = 8, /* of one name; more are never tried inside the time budget */
-    DNS_CACHE_MAX = 4,     /* names kept: two services, and the targets of their redirects */
+    DNS_CACHE_MAX = 4,     /* names kept: two services, two of AWS; targets of redirects */
     DNS_NAME_MAX = 255,    /* RFC 1035 2.3.4: in wire form; as text 253 */
     DNS_CHAIN_MAX = 16,    /* aliases followed for one name; real chains have two or three */
     DNS_JUMPS_MAX = 127,   /* pointers in one name: 255 bytes hold no more labels than that */
@@ -183,6 +194,10 @@ enum {
     ALEXA_CARD_TITLE_MAX = 100, /* taken out of the card's 8,000 */
     ALEXA_TOKEN_MAX = 2048,     /* an access token; Alexa's own limit */
 
+    SECRET_MAX = 256,        /* bytes of a value out of a secret; keys have 32, skill ids 52 */
+    AWS_SECRET_MAX = 128,    /* of a secret access key; real ones have 40 */
+    AWS_REQUEST_MAX = 16384, /* a session token of up to 4 KB, six ids of up to 2,048 bytes */
+
     UPSTREAM_BODY_MAX = 256 * 1024, /* TfL's answer for all lines is about 21 KB */
     LINE_ID_MAX = 32,               /* a TfL line id; the longest of today has 16 */
     LINE_FOLD_MAX = 64,             /* what a line is called, folded; today's have up to 25 */
@@ -200,11 +215,16 @@ static const i64 KEPT_SILENCE = 2 * SECOND;      /* first byte on a connection t
 static const i64 RETRY_PAUSE = 100 * MS;         /* before the first repeat; then three times it */
 static const i64 WORKER_LIFE = 5 * SECOND;       /* a worker that lives for less has failed */
 static const i64 WORKER_PAUSE = 100 * MS;        /* before another, for each failure in a row */
+static const i64 SECRETS_KEPT = 300 * SECOND;    /* as long as AWS's own caches keep them */
+static const i64 SECRETS_PAUSE = 30 * SECOND;    /* between tries to have what cannot be had */
+static const i64 SECRETS_BUDGET = 3 * SECOND;    /* of the 7 s; never over half of what is left */
 
 /* Every error, with the sentence that stands behind its name in a log line and so need not repeat
  * it. The names are letters only, since Lambda keeps an error type only in the form
  * (Runtime|Function).[A-Z][A-Za-z]+. ConnectRefused to DnsServerFailure stand together:
- * http_may_pass takes them for trouble that may pass. */
+ * http_may_pass takes them for trouble that may pass. So do CredentialsRefused to SecretInvalid, a
+ * service's own words, of which the last three, from SecretDenied on, say that there is no secret
+ * to be had. */
 #define ERRORS(X)                                             \
     X(None, "no error")                                       \
     X(OutOfMemory, "this event's memory is used up")          \
@@ -331,6 +351,15 @@ static const i64 WORKER_PAUSE = 100 * MS;        /* before another, for each fai
     X(InvocationIdInvalid, "not visible ASCII")               \
     X(TraceIdInvalid, "not visible ASCII")                    \
     X(SkillIdMismatch, "not for this skill")                  \
+    X(SkillIdUnavailable, "its secret is not to be had")      \
+    X(RegionInvalid, "missing or malformed")                  \
+    X(CredentialsMissing, "no AWS credentials")               \
+    X(CredentialsRefused, "wrong keys, token or clock")       \
+    X(SecretsStarting, "the extension is not ready")          \
+    X(SecretRefused, "for an unknown reason")                 \
+    X(SecretDenied, "the role may not read it")               \
+    X(SecretNotFound, "no such secret")                       \
+    X(SecretInvalid, "not plain text, or over 256 bytes")     \
     X(NotAnAlexaRequest, "no request with a type")            \
     X(AccessTokenInvalid, "not as RFC 6750 says")             \
     X(AccessTokenRefused, "status 401 or 403")                \
@@ -814,8 +843,9 @@ static void put_be(writer *w, u64 v, iz n)
         put_byte(w, (u8)(v >> (8 * i)));
 }
 
-/* A point in time, in ms since 1970, as RFC 3339 text of UTC with milliseconds. */
-static void put_time(writer *w, i64 unix_ms)
+/* A point in time, in ms since 1970, of UTC: year, month, day, hours, minutes, seconds and ms, as
+ * many as `behind` has characters. Each of these follows its number, unless it is a blank. */
+static void put_time_as(writer *w, i64 unix_ms, str behind)
 {
     i64 day = unix_ms / 86400000;
     u32 ms = (u32)(unix_ms % 86400000);
@@ -828,10 +858,17 @@ static void put_time(writer *w, i64 unix_ms)
     day -= days_of_date(year, month, 1) - 1;
     u32 part[] = {(u32)year,       (u32)month,     (u32)day, ms / 3600000,
                   ms / 60000 % 60, ms / 1000 % 60, ms % 1000};
-    for (iz i = 0; i < countof(part); i++) {
+    for (iz i = 0; i < behind.len; i++) {
         put_uint(w, part[i], S("\4\2\2\2\2\2\3").ptr[i]);
-        put_byte(w, S("--T::.Z").ptr[i]);
+        if (behind.ptr[i] != ' ')
+            put_byte(w, behind.ptr[i]);
     }
+}
+
+/* The same as RFC 3339 text with milliseconds. */
+static void put_time(writer *w, i64 unix_ms)
+{
+    put_time_as(w, unix_ms, S("--T::.Z"));
 }
 
 /* Is it within Unicode, and no surrogate? */
@@ -6459,7 +6496,7 @@ static str stage_name(stage s, str *section)
                           "connect|10 connections\n"
                           "handshake|8 TLS 1.3 client\n"
                           "http|11 HTTP/1.1\n"
-                          "json|14 TfL and preferences\n"
+                          "json|14 secrets, TfL and preferences\n"
                           "speech|15 speech and intents\n"
                           "respond|12 Lambda Runtime API\n"),
                         (i32)s);
@@ -7162,15 +7199,21 @@ static void http_put_header(writer *w, const char *start, str value)
     http_put_line_end(w);
 }
 
-/* Ends the request line; an empty User-Agent would be refused by TfL. */
-static void http_put_origin(writer *w, const origin *to)
+/* The port is left out where it is the scheme's own. */
+static void http_put_host(writer *w, const origin *to)
 {
-    put_text(w, " HTTP/1.1\r\nHost: ");
     http_put(w, to->host);
     if (to->port != (to->https ? 443 : 80)) {
         put_byte(w, ':');
         put_uint(w, to->port, 1);
     }
+}
+
+/* Ends the request line; an empty User-Agent would be refused by TfL. */
+static void http_put_origin(writer *w, const origin *to)
+{
+    put_text(w, " HTTP/1.1\r\nHost: ");
+    http_put_host(w, to);
     put_text(w, "\r\nUser-Agent: london-travel/1.0\r\n");
 }
 
@@ -7273,14 +7316,22 @@ static err http_location(const http_response *r, origin *to, str *target)
     return to->https ? E_None : E_UrlInsecure;
 }
 
-static str http_request(arena *a, const origin *to, str target, str token, str trace, err *error)
+/* A GET. A token, which may be two words, goes behind `start`, the name of its header. */
+static str http_request(arena *a, const origin *to, str target, const char *start, str token,
+                        str trace, err *error)
 {
-    writer w = arena_writer(a, HTTP_REQUEST_MAX);
-    put_text(&w, str_at(target, 0) == '/' ? "GET " : "GET /");
-    http_put(&w, target);
+    writer w = arena_writer(a, HTTP_REQUEST_MAX + token.len);
+    put_text(&w, "GET /"); /* not "GET ", which must stay beside Lambda's code */
+    http_put(&w, str_from(target, str_at(target, 0) == '/'));
     http_put_origin(&w, to);
     put_text(&w, "Accept: application/json\r\n");
-    http_put_header(&w, "Authorization: Bearer ", token);
+    while (token.len) {
+        put_text(&w, start);
+        http_put(&w, str_cut(&token, ' '));
+        start = " ";
+        if (!token.len)
+            http_put_line_end(&w);
+    }
     http_put_header(&w, "X-Amzn-Trace-Id: ", trace);
     http_put_end(&w, (str){0, 0});
     *error = w.error;
@@ -7299,7 +7350,8 @@ static err http_get(connection *c, str target, str token, i64 deadline, arena *a
     for (iz hops = 0;; hops++) {
         b32 at_home = origin_eq(&c->to, &home);
         str trace = at_home ? c->trace : S("");
-        str request = http_request(a, &c->to, target, at_home ? token : S(""), trace, &error);
+        str request = http_request(a, &c->to, target, "Authorization: Bearer ",
+                                   at_home ? token : S(""), trace, &error);
         if (!error)
             error = http_try(c, request, deadline, a, r, tries);
         origin to = c->to;
@@ -7914,13 +7966,68 @@ static b32 alexa_is_for(const alexa_request *r, str skill_id)
 }
 
 /* ---------------------------------------------------------------------------------------------
- * 14 TfL and preferences
+ * 14 secrets, TfL and preferences
+ *
+ * A setting is a Skill__ variable: its value stands in the environment, or in AWS Secrets Manager
+ * or Parameter Store, where the environment names it. Secrets are fetched when a request first
+ * needs one of them, all together, in one call of each of the two services; where the role may not
+ * ask for several at a time, or some do not come, each by a call of its own. Nothing is fetched
+ * before the first event, so a restored copy has nothing of another's. They are kept for
+ * SECRETS_KEPT in this process alone, and fetched again when TfL refuses the credentials.
+ *
+ * What cannot be had is logged by the name of its variable, and tried again after SECRETS_PAUSE.
+ * TfL is then asked anonymously, and requests to a skill whose own id is not known are refused. A
+ * value that was had before stays in force while its service is in trouble, but not when the
+ * service says that there is none.
+ *
+ * The calls are of AWS's JSON protocol 1.1, signed by Signature Version 4, over section 8; they
+ * follow no redirect. Who asks is told by the environment or by the container's agent, which is
+ * asked each time: none of its credentials are kept. The AWS Parameters and Secrets extension is
+ * asked instead where its port is set, and the session token that it wants: it serves the default
+ * port without that variable too, but then nothing tells that it is there. The role must allow
+ * secretsmanager:GetSecretValue and BatchGetSecretValue, ssm:GetParameter and GetParameters, or of
+ * each pair the first. An ARN of another region is asked for in AWS_REGION all the same.
  *
  * TfL's Unified API tells the state of lines and the disruption of whole modes; the preferences
  * API of London Travel tells a user's favourite lines. Both are asked by GET and answer in JSON,
  * of which only the members named here are decoded. A failure is told by its name, never by the
  * body, which may repeat the app_key.
  * ------------------------------------------------------------------------------------------ */
+
+/* The variables; those that one question needs stand together. */
+enum {
+    SETTING_VERIFY,
+    SETTING_SKILL_ID,
+    SETTING_APP_ID,
+    SETTING_APP_KEY,
+    SETTING_TFL_URL,
+    SETTING_SKILL_URL,
+    SETTINGS,
+};
+
+static const char setting_names[SETTINGS][26] = {
+    "Skill__VerifySkillId",     "Skill__SkillId",   "Skill__TflApplicationId",
+    "Skill__TflApplicationKey", "Skill__TflApiUrl", "Skill__SkillApiUrl"};
+
+typedef enum { STORE_NONE, STORE_SECRETS, STORE_PARAMETERS, STORES } store;
+
+typedef struct {
+    str value;           /* in force: of the environment, or in room */
+    store store;         /* where it is kept, */
+    str secret;          /* and under what name */
+    str found;           /* what the present call has brought */
+    err error;           /* why there is no value */
+    b8 refused;          /* the value is of no use, so that none is better */
+    u8 room[SECRET_MAX]; /* zero behind the value */
+} setting;
+
+typedef struct {
+    setting at[SETTINGS];
+    connection connection; /* to whoever has the secrets, or the credentials to ask for them */
+    i64 until;             /* when they are to be fetched */
+    i64 calm_until;        /* and until when they are not because TfL refuses them */
+    b8 apart[STORES];      /* the role may not ask for several at a time */
+} secrets;
 
 typedef struct {
     err error; /* of its configuration */
@@ -7934,9 +8041,7 @@ typedef struct {
 
 typedef struct {
     logger log;
-    str app_id, app_key;
-    str skill_id;
-    b8 verify;
+    secrets secrets;
     service tfl, preferences;
 } skill;
 
@@ -7947,6 +8052,7 @@ typedef struct {
     i64 deadline;
     i64 now; /* seconds since 1970 */
     str trace_id;
+    b8 renewed; /* secrets have been fetched because TfL refused them */
 } task;
 
 static void service_init(service *s, network *net, str base)
@@ -7957,20 +8063,52 @@ static void service_init(service *s, network *net, str base)
     connection_init(&s->connection, net, s->base.origin);
 }
 
+/* Turns a service to the base URL of a setting. */
+static void service_set(service *s, network *net, const setting *base)
+{
+    service_init(s, net, base->value);
+    if (base->error)
+        s->error = base->error;
+}
+
+static void setting_init(setting *v, str value)
+{
+    b32 parameter = str_starts(value, S("aws:ssm:"));
+    v->value = value;
+    if (!parameter && !str_starts(value, S("aws:secretsmanager:")))
+        return;
+    v->store = parameter ? STORE_PARAMETERS : STORE_SECRETS;
+    v->secret = str_from(value, parameter ? S("aws:ssm:").len : S("aws:secretsmanager:").len);
+    v->value = S("");
+    v->error = E_SecretNotFound;
+}
+
 static void skill_init(skill *s, network *net)
 {
     const char *const *env = net->env;
-    str base = env_get(env, "Skill__TflApiUrl");
-    service_init(&s->tfl, net, base.len ? base : S("https://api.tfl.gov.uk/"));
-    base = env_get(env, "Skill__SkillApiUrl");
-    service_init(&s->preferences, net, base);
-    if (!base.len)
-        s->preferences.error = E_PreferencesNotSet;
-    s->app_id = env_get(env, "Skill__TflApplicationId");
-    s->app_key = env_get(env, "Skill__TflApplicationKey");
-    s->skill_id = env_get(env, "Skill__SkillId");
-    str verify = env_get(env, "Skill__VerifySkillId");
-    s->verify = verify.len ? !str_eq_nocase(verify, S("false")) : s->skill_id.len > 0;
+    setting *at = s->secrets.at;
+    str prefix = env_get(env, "Skill__SecretsPrefix");
+    for (i32 i = 0; i < SETTINGS; i++) {
+        str value = env_get(env, setting_names[i]);
+        setting_init(&at[i], value);
+        if (SETTING_SKILL_ID <= i && i <= SETTING_APP_KEY && value.len)
+            prefix = S("");
+    }
+    for (i32 i = SETTING_SKILL_ID; i <= SETTING_APP_KEY && prefix.len; i++) {
+        writer w = arena_writer(net->process, URL_MAX);
+        put_text(&w, "aws:secretsmanager:");
+        put(&w, prefix);
+        put_text(&w, setting_names[i]);
+        setting_init(&at[i], arena_keep(net->process, &w));
+    }
+    setting *tfl = &at[SETTING_TFL_URL], *preferences = &at[SETTING_SKILL_URL];
+    if (!tfl->value.len && !tfl->store)
+        tfl->value = S("https://api.tfl.gov.uk/");
+    if (!preferences->value.len && !preferences->store)
+        preferences->error = E_PreferencesNotSet;
+    service_set(&s->tfl, net, tfl);
+    service_set(&s->preferences, net, preferences);
+    connection_init(&s->secrets.connection, net, (origin){0});
     log_init(&s->log, env);
 }
 
@@ -7989,6 +8127,467 @@ static void service_put(writer *w, const char *name, const service *s)
     put_byte(w, '}');
 }
 
+/* ---- secrets ---- */
+
+/* Who asks. */
+enum { AWS_ID, AWS_SECRET, AWS_TOKEN };
+
+typedef struct {
+    str at[3];
+} aws_keys;
+
+static void aws_put_hex(writer *w, const u8 *bytes, iz n)
+{
+    for (iz i = 0; i < 2 * n; i++)
+        put_byte(w, S("0123456789abcdef").ptr[bytes[i / 2] >> (i % 2 ? 0 : 4) & 15]);
+}
+
+static void aws_put_hash(writer *w, str data)
+{
+    u8 digest[HASH_MAX];
+    hash_of(SHA256, data, digest);
+    aws_put_hex(w, digest, 32);
+}
+
+/* The names of the headers in a canonical request, whose first three lines are none. */
+static void aws_put_names(writer *w, str request)
+{
+    for (iz i = 0; request.len; i++) {
+        str line = str_cut(&request, '\n');
+        if (i > 3)
+            put_byte(w, ';');
+        if (i > 2)
+            put(w, str_cut(&line, ':'));
+    }
+}
+
+/* The signature of a text with the key of a scope: of a day, a region, a service. E_BufferFull for
+ * a secret over AWS_SECRET_MAX. */
+static err aws_sign(str secret, str scope, str text, u8 out[HASH_MAX])
+{
+    u8 room[4 + AWS_SECRET_MAX];
+    writer w = writer_of(room, countof(room));
+    put_text(&w, "AWS4");
+    put(&w, secret);
+    str key = written(&w);
+    for (; scope.len; key.len = 32)
+        hmac(SHA256, key, str_cut(&scope, '/'), room);
+    hmac(SHA256, key, text, out);
+    wipe(room, sizeof room);
+    return w.error;
+}
+
+/* Writes the value of an Authorization header: Signature Version 4, as "Create a signed AWS API
+ * request" of AWS's IAM User Guide has it. `time` is that of x-amz-date, 20150830T123600Z. `text`
+ * holds the start of the canonical request, each line ended: method, path, query, and what is
+ * signed of the head, as name:value in the order of the names, in lower case; what is signed is
+ * written behind it. E_BufferFull also for a secret over AWS_SECRET_MAX. */
+static void aws_put_signature(writer *w, writer *text, const aws_keys *keys, str time, str region,
+                              const char *name, str body)
+{
+    u8 digest[HASH_MAX];
+    str request = written(text);
+    put_text(w, "AWS4-HMAC-SHA256 Credential=");
+    http_put(w, keys->at[AWS_ID]);
+    put_byte(w, '/');
+    iz at = w->len;
+    put(w, str_span(time, 0, 8));
+    put_byte(w, '/');
+    put(w, region);
+    put_byte(w, '/');
+    put_text(w, name);
+    put_text(w, "/aws4_request");
+    str scope = str_from(written(w), at);
+    put_text(w, ", SignedHeaders=");
+    at = w->len;
+    aws_put_names(w, request);
+    put_byte(text, '\n');
+    put(text, str_from(written(w), at));
+    put_byte(text, '\n');
+    aws_put_hash(text, body);
+    request = written(text);
+    put_text(text, "AWS4-HMAC-SHA256\n");
+    put(text, time);
+    put_byte(text, '\n');
+    put(text, scope);
+    put_byte(text, '\n');
+    aws_put_hash(text, request);
+    err error = aws_sign(keys->at[AWS_SECRET], scope, str_from(written(text), request.len), digest);
+    put_text(w, ", Signature=");
+    aws_put_hex(w, digest, 32);
+    if (text->error || error)
+        w->error = E_BufferFull;
+}
+
+static str secrets_env(const task *t, const char *name)
+{
+    return env_get(t->skill->secrets.connection.net->env, name);
+}
+
+/* Why a service refuses: the word behind the name space in "__type". */
+static err secrets_refusal(str body, arena *a)
+{
+    static const u8 errors[] = {
+        E_SecretDenied,       E_SecretNotFound,     E_SecretNotFound, E_CredentialsRefused,
+        E_CredentialsRefused, E_CredentialsRefused, E_HttpBusy};
+    json j;
+    str type = S("");
+    for (iz i = 0; i < body.len; i++)
+        if (str_has_at(body, i, S("not ready")))
+            return E_SecretsStarting;
+    json_start(&j, body, a);
+    if (json_walk_start(&j, "__type"))
+        while (json_walk_next(&j) >= 0)
+            type = json_text(&j);
+    i32 word = str_word(str_from(type, str_find(type, '#') + 1),
+                        "AccessDeniedException ResourceNotFoundException ParameterNotFound "
+                        "UnrecognizedClientException InvalidSignatureException "
+                        "ExpiredTokenException ThrottlingException");
+    return word < 0 ? E_SecretRefused : (err)errors[word];
+}
+
+/* Sends a request, which may have an error, to whoever has secrets, and gives the body of the
+ * answer. */
+static err secrets_ask(task *t, const origin *to, str request, err error, str *body)
+{
+    connection *c = &t->skill->secrets.connection;
+    http_response r = {0};
+    iz tries = 0;
+    connection_turn(c, to);
+    if (!error)
+        error = http_try(c, request, t->deadline, t->arena, &r, &tries);
+    *body = r.body;
+    return error || r.status == 200 ? error : secrets_refusal(r.body, t->arena);
+}
+
+/* The agents that AWS runs beside containers on ECS and EKS, at addresses of the link. */
+static b32 aws_is_agent(const origin *to)
+{
+    return str_word(to->host, "169.254.170.2 169.254.170.23 [fd00:ec2::23]") >= 0;
+}
+
+/* The credentials of the environment, or those that the container's agent gives: "Container
+ * credential provider" of AWS's SDK guide. Over http it must be on this machine or this link. */
+static err aws_keys_get(task *t, aws_keys *keys)
+{
+    str *at = keys->at, body, file = {0, 0};
+    at[AWS_ID] = secrets_env(t, "AWS_ACCESS_KEY_ID");
+    at[AWS_SECRET] = secrets_env(t, "AWS_SECRET_ACCESS_KEY");
+    at[AWS_TOKEN] = secrets_env(t, "AWS_SESSION_TOKEN");
+    if (at[AWS_ID].len && at[AWS_SECRET].len)
+        return E_None;
+    str place = secrets_env(t, "AWS_CONTAINER_CREDENTIALS_FULL_URI");
+    if (!place.len)
+        return E_CredentialsMissing;
+    origin to;
+    if (url_origin(&place, 0, &to))
+        return E_UrlMalformed;
+    if (!origin_is_safe(&to) && !aws_is_agent(&to))
+        return E_UrlInsecure;
+    str token = secrets_env(t, "AWS_CONTAINER_AUTHORIZATION_TOKEN");
+    str path = secrets_env(t, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
+    if (path.len) {
+        file = os_map((const char *)path.ptr);
+        token = str_trim(file);
+    }
+    err error;
+    str request = http_request(t->arena, &to, place, "Authorization: ", token, S(""), &error);
+    error = secrets_ask(t, &to, request, error, &body);
+    os_unmap(file);
+    json j;
+    json_start(&j, body, t->arena);
+    if (error)
+        return error >= E_CredentialsRefused ? E_CredentialsMissing : error;
+    if (json_walk_start(&j, "AccessKeyId SecretAccessKey Token"))
+        for (i32 i; (i = json_walk_next(&j)) >= 0;)
+            at[i] = json_text(&j);
+    error = json_finish(&j);
+    if (!error && (!at[AWS_ID].len || !at[AWS_SECRET].len))
+        error = E_CredentialsMissing;
+    if (error)
+        at[AWS_SECRET] = S("");
+    return error;
+}
+
+/* Where a service is: AWS's own in the region, unless the environment has another place. */
+static err aws_endpoint(task *t, store from, const char *name, str region, url *base)
+{
+    str place = secrets_env(t, from == STORE_PARAMETERS ? "AWS_ENDPOINT_URL_SSM"
+                                                        : "AWS_ENDPOINT_URL_SECRETS_MANAGER");
+    if (!place.len)
+        place = secrets_env(t, "AWS_ENDPOINT_URL");
+    writer w = arena_writer(t->arena, URL_MAX);
+    put_text(&w, "https://");
+    put_text(&w, name);
+    put_byte(&w, '.');
+    put(&w, region);
+    put_text(&w, ".amazonaws.com");
+    if (str_starts(region, S("cn-")))
+        put_text(&w, ".cn");
+    str own = arena_keep(t->arena, &w);
+    if (!host_valid(region))
+        return E_RegionInvalid;
+    err error = url_parse(place.len ? place : own, 0, base);
+    return error || origin_is_safe(&base->origin) ? error : E_UrlInsecure;
+}
+
+/* Writes the start of a call's canonical request, up to the headers, and gives its time. */
+static str aws_put_head(writer *text, const url *base, str token, const char *target,
+                        const char *operation)
+{
+    put_text(text, "content-type:application/x-amz-json-1.1\nhost:");
+    http_put_host(text, &base->origin);
+    put_text(text, "\nx-amz-date:");
+    iz at = text->len;
+    put_time_as(text, os_unix_ms(), S("  T  Z"));
+    str time = str_from(written(text), at);
+    put_text(text, token.len ? "\nx-amz-security-token:" : "");
+    http_put(text, token);
+    put_text(text, "\nx-amz-target:");
+    put_text(text, target);
+    put_byte(text, '.');
+    put_text(text, operation);
+    put_byte(text, '\n');
+    return time;
+}
+
+/* Calls an operation of a service in AWS's JSON protocol 1.1: Secrets Manager, or Parameter Store,
+ * which is a part of Systems Manager. In the frame of its caller the code would be larger. */
+__attribute__((noinline)) static err aws_call(task *t, aws_keys *keys, store from,
+                                              const char *operation, writer *input, str *output)
+{
+    b32 parameter = from == STORE_PARAMETERS;
+    const char *name = parameter ? "ssm" : "secretsmanager";
+    str region = secrets_env(t, "AWS_REGION"), body = arena_keep(t->arena, input);
+    url base;
+    err error = input->error ? input->error : aws_endpoint(t, from, name, region, &base);
+    if (!error && !keys->at[AWS_SECRET].len)
+        error = aws_keys_get(t, keys);
+    if (error)
+        return error;
+    writer text = arena_writer(t->arena, AWS_REQUEST_MAX);
+    http_put_start(&text, "POST\n", &base);
+    put_text(&text, "\n\n");
+    iz at = text.len;
+    str time =
+        aws_put_head(&text, &base, keys->at[AWS_TOKEN], parameter ? "AmazonSSM" : name, operation);
+    if (text.error)
+        return text.error;
+    writer w = arena_writer(t->arena, 2 * AWS_REQUEST_MAX);
+    http_put_start(&w, "POST ", &base);
+    http_put_origin(&w, &base.origin);
+    for (str rest = str_from(written(&text), at); rest.len;) {
+        str line = str_cut(&rest, '\n');
+        if (!str_starts(line, S("host:"))) /* it stands there already */
+            http_put_header(&w, "", line);
+    }
+    put_text(&w, "Authorization: ");
+    aws_put_signature(&w, &text, keys, time, region, name, body);
+    put_text(&w, "\r\nContent-Length: ");
+    put_uint(&w, (u64)body.len, 1);
+    put_text(&w, "\r\n\r\n");
+    put(&w, body);
+    str request = arena_keep(t->arena, &w);
+    return secrets_ask(t, &base.origin, request, w.error, output);
+}
+
+/* Takes the values out of an answer: to a question for `one`, from either service, or for all that
+ * come from it. Nothing of an answer counts that is not JSON to its end. */
+static err secrets_read(secrets *s, store from, setting *one, str body, arena *a)
+{
+    json j;
+    json_start(&j, body, a);
+    if (json_walk_start(&j, "SecretString Parameter.Value SecretValues Parameters"))
+        for (i32 i; (i = json_walk_next(&j)) >= 0;) {
+            if (i < 2) {
+                str value = json_text(&j);
+                if (one)
+                    one->found = value;
+            } else if (json_enter(&j, JSON_ARRAY)) {
+                while (json_element(&j)) {
+                    str of[] = {S(""), S(""), S(""), S("")};
+                    if (json_walk_start(&j, "Name ARN SecretString Value"))
+                        for (i32 k; (k = json_walk_next(&j)) >= 0;)
+                            of[k] = json_text(&j);
+                    for (setting *v = s->at; v < s->at + SETTINGS; v++)
+                        if (v->store == from &&
+                            (str_eq(v->secret, of[0]) || str_eq(v->secret, of[1])))
+                            v->found = of[1 + (i32)from];
+                }
+            }
+        }
+    return json_finish(&j);
+}
+
+/* Asks the extension, which has its own way and answers as the service does. Before it has heard
+ * of the first event it says that it is not ready. */
+static err secrets_extension(task *t, u16 port, const setting *v, str *body)
+{
+    origin to = {S("localhost"), port, 0};
+    writer w = arena_writer(t->arena, AWS_REQUEST_MAX);
+    put_text(&w, v->store == STORE_PARAMETERS
+                     ? "systemsmanager/parameters/get?withDecryption=true&name="
+                     : "secretsmanager/get?secretId=");
+    http_put_encoded(&w, v->secret);
+    str target = arena_keep(t->arena, &w);
+    err error;
+    str request = http_request(t->arena, &to, target, "X-Aws-Parameters-Secrets-Token: ",
+                               secrets_env(t, "AWS_SESSION_TOKEN"), S(""), &error);
+    for (error = w.error ? w.error : error;;) {
+        error = secrets_ask(t, &to, request, error, body);
+        i64 again = os_monotonic() + RETRY_PAUSE;
+        if (error != E_SecretsStarting || again >= t->deadline)
+            return error;
+        os_sleep(again);
+        error = E_None;
+    }
+}
+
+/* Asks for one secret, or for all that come from a service. */
+static err secrets_call(task *t, aws_keys *keys, u16 port, store from, setting *one)
+{
+    secrets *s = &t->skill->secrets;
+    b32 parameter = from == STORE_PARAMETERS;
+    writer w = arena_writer(t->arena, AWS_REQUEST_MAX);
+    str body;
+    json_put_open(&w, '{');
+    json_put_name(&w, parameter ? one ? "Name" : "Names" : one ? "SecretId" : "SecretIdList");
+    if (!one)
+        put_byte(&w, '[');
+    for (const setting *v = s->at; v < s->at + SETTINGS; v++)
+        if (one ? v == one : v->store == from)
+            json_put_string(&w, v->secret);
+    if (!one)
+        put_byte(&w, ']');
+    put_text(&w, parameter ? ",\"WithDecryption\":true}" : "}");
+    err error = port ? secrets_extension(t, port, one, &body)
+                     : aws_call(t, keys, from,
+                                parameter ? one ? "GetParameter" : "GetParameters"
+                                : one     ? "GetSecretValue"
+                                          : "BatchGetSecretValue",
+                                &w, &body);
+    return error ? error : secrets_read(s, from, one, body, t->arena);
+}
+
+/* Fetches what comes from one of the two services: v->found, or else v->error. */
+static void secrets_from(task *t, aws_keys *keys, store from)
+{
+    secrets *s = &t->skill->secrets;
+    u64 port = 0;
+    iz count = 0;
+    err all = E_None;
+    if (secrets_env(t, "AWS_SESSION_TOKEN").len)
+        str_to_uint(secrets_env(t, "PARAMETERS_SECRETS_EXTENSION_HTTP_PORT"), 65535, &port);
+    for (const setting *v = s->at; v < s->at + SETTINGS; v++)
+        count += v->store == from;
+    if (count > 1 && !port && !s->apart[from]) {
+        all = secrets_call(t, keys, 0, from, 0);
+        s->apart[from] = all == E_SecretDenied;
+        if (all == E_SecretDenied || all == E_SecretRefused)
+            all = E_None;
+    }
+    for (setting *v = s->at; v < s->at + SETTINGS; v++) {
+        if (v->store != from)
+            continue;
+        v->error = all;
+        if (!all && !v->found.ptr)
+            v->error = secrets_call(t, keys, (u16)port, from, v);
+    }
+}
+
+/* Puts in force what was found: visible ASCII, and not an object of JSON. Trouble on the way to it
+ * leaves the old value in force, unless that was refused; v->error then stays. True if the value
+ * is another one now. */
+static b32 setting_take(setting *v)
+{
+    str found = str_trim(v->found);
+    v->found = (str){0, 0};
+    if (!v->error && (!str_is_visible(found, SECRET_MAX) || found.ptr[0] == '{'))
+        v->error = E_SecretInvalid;
+    if (v->error)
+        found = v->refused || v->error >= E_SecretDenied ? S("") : v->value;
+    v->refused = 0;
+    if (str_eq(found, v->value))
+        return 0;
+    wipe(v->room, SECRET_MAX);
+    copy(v->room, found.ptr, found.len);
+    v->value = (str){v->room, found.len};
+    return 1;
+}
+
+/* Fetches all secrets, and wipes what was needed for it. True if one is another now. */
+static b32 secrets_fetch(task *t)
+{
+    skill *s = t->skill;
+    setting *at = s->secrets.at;
+    connection *c = &s->secrets.connection;
+    u8 *mark = t->arena->at;
+    i64 now = os_monotonic();
+    i64 deadline = t->deadline;
+    stage before = c->net->stages.now;
+    aws_keys keys = {0};
+    b32 others = 0;
+    stage_enter(c->net, STAGE_HTTP);
+    t->deadline = now + earlier(SECRETS_BUDGET, (deadline - now) / 2);
+    for (store from = STORE_SECRETS; from < STORES; from++)
+        secrets_from(t, &keys, from);
+    t->deadline = deadline;
+    s->secrets.until = now + SECRETS_KEPT;
+    setting *v = at;
+    for (i32 i = 0; i < SETTINGS; i++, v++) {
+        if (!v->store)
+            continue;
+        others |= setting_take(v);
+        if (v->error) {
+            log_line(&s->log, LOG_ERROR, setting_names[i], S(""), v->error);
+            s->secrets.until = now + SECRETS_PAUSE;
+        }
+        if (v->value.len)
+            v->error = E_None;
+    }
+    connection_close(c);
+    c->to = (origin){0};
+    arena_rewind(t->arena, mark);
+    stage_enter(c->net, before);
+    for (i32 i = SETTING_TFL_URL; i <= SETTING_SKILL_URL; i++) {
+        service *to = i == SETTING_TFL_URL ? &s->tfl : &s->preferences;
+        if (!at[i].store)
+            continue;
+        connection_close(&to->connection);
+        service_set(to, c->net, &at[i]);
+    }
+    return others;
+}
+
+/* Sees to it that the settings from..to are there, if they are secrets and can be had. */
+static void secrets_need(task *t, i32 from, i32 to)
+{
+    const secrets *s = &t->skill->secrets;
+    b32 any = 0;
+    for (i32 i = from; i <= to; i++)
+        any |= s->at[i].store != STORE_NONE;
+    if (any && os_monotonic() >= s->until)
+        secrets_fetch(t);
+}
+
+/* Is the request for this skill? E_SkillIdMismatch, and E_SkillIdUnavailable where that cannot be
+ * told. Any request will do if no id is configured, or Skill__VerifySkillId is false. */
+static err skill_verify(task *t, const alexa_request *q)
+{
+    const setting *at = t->skill->secrets.at, *verify = at + SETTING_VERIFY;
+    const setting *id = at + SETTING_SKILL_ID;
+    secrets_need(t, SETTING_VERIFY, SETTING_VERIFY);
+    if (verify->value.len || verify->store ? str_eq_nocase(verify->value, S("false"))
+                                           : !id->value.len && !id->store)
+        return E_None;
+    secrets_need(t, SETTING_SKILL_ID, SETTING_SKILL_ID);
+    if (id->store && !id->value.len)
+        return E_SkillIdUnavailable;
+    return alexa_is_for(q, id->value) ? E_None : E_SkillIdMismatch;
+}
+
+/* ---- TfL and preferences ---- */
+
 /* One question to a service: the target is written, the answer is got, then read. */
 typedef struct {
     task *task;
@@ -8001,6 +8600,7 @@ typedef struct {
 
 static void inquiry_start(inquiry *q, task *t, service *s, const char *what)
 {
+    secrets_need(t, SETTING_APP_ID, SETTING_SKILL_URL);
     q->task = t;
     q->service = s;
     q->what = what;
@@ -8023,8 +8623,8 @@ static err inquiry_ask(inquiry *q, str token)
     u8 *mark = t->arena->at;
     http_response r = {0};
     if (s->error) {
-        const char *name = s == &t->skill->tfl ? "Skill__TflApiUrl" : "Skill__SkillApiUrl";
-        log_line(&t->skill->log, LOG_ERROR, name, S(""), s->error);
+        i32 which = s == &t->skill->tfl ? SETTING_TFL_URL : SETTING_SKILL_URL;
+        log_line(&t->skill->log, LOG_ERROR, setting_names[which], S(""), s->error);
         return s->error;
     }
     stage_enter(net, STAGE_HTTP);
@@ -8197,16 +8797,36 @@ static b32 tfl_parse_lines(json *j, i64 now, line **list)
 /* Ends the target with the credentials, and asks. */
 static err tfl_ask(inquiry *q)
 {
-    const skill *s = q->task->skill;
-    if (s->app_id.len) {
+    const setting *at = q->task->skill->secrets.at;
+    str id = at[SETTING_APP_ID].value, key = at[SETTING_APP_KEY].value;
+    if (id.len) {
         put_text(&q->target, "?app_id=");
-        http_put_encoded(&q->target, s->app_id);
+        http_put_encoded(&q->target, id);
     }
-    if (s->app_key.len) {
-        put_text(&q->target, s->app_id.len ? "&app_key=" : "?app_key=");
-        http_put_encoded(&q->target, s->app_key);
+    if (key.len) {
+        put_text(&q->target, id.len ? "&app_key=" : "?app_key=");
+        http_put_encoded(&q->target, key);
     }
     return inquiry_ask(q, S(""));
+}
+
+/* Has TfL refused credentials that are secrets, and are there others now? Then it is to be asked
+ * once more. They are fetched anew once for an event, and not again for a while if they are still
+ * the same. */
+static b32 tfl_again(inquiry *q)
+{
+    task *t = q->task;
+    secrets *s = &t->skill->secrets;
+    i64 now = os_monotonic();
+    b32 secret = s->at[SETTING_APP_ID].store || s->at[SETTING_APP_KEY].store;
+    if ((q->status != 401 && q->status != 403) || !secret || t->renewed || now < s->calm_until)
+        return 0;
+    t->renewed = 1;
+    s->at[SETTING_APP_ID].refused = s->at[SETTING_APP_KEY].refused = 1;
+    b32 others = secrets_fetch(t);
+    if (!others)
+        s->calm_until = now + SECRETS_PAUSE;
+    return others;
 }
 
 /* Characters of a TfL line id: what may stand in a request's path. */
@@ -8223,17 +8843,20 @@ static b32 line_id_valid(str id)
 static err tfl_status(task *t, const str *ids, iz count, line **lines)
 {
     inquiry q;
+    err error;
     invariant(count > 0 && count <= LINES_PER_CALL);
-    inquiry_start(&q, t, &t->skill->tfl, "TfL status");
-    put_text(&q.target, "Line/");
-    for (iz i = 0; i < count; i++) {
-        invariant(line_id_valid(ids[i]));
-        if (i)
-            put_text(&q.target, "%2C");
-        put(&q.target, ids[i]);
-    }
-    put_text(&q.target, "/Status");
-    err error = tfl_ask(&q);
+    do {
+        inquiry_start(&q, t, &t->skill->tfl, "TfL status");
+        put_text(&q.target, "Line/");
+        for (iz i = 0; i < count; i++) {
+            invariant(line_id_valid(ids[i]));
+            if (i)
+                put_text(&q.target, "%2C");
+            put(&q.target, ids[i]);
+        }
+        put_text(&q.target, "/Status");
+        error = tfl_ask(&q);
+    } while (tfl_again(&q));
     if (error)
         return error == E_HttpStatus && q.status == 404 ? E_LineUnknown : error;
     return inquiry_end(&q, tfl_parse_lines(&q.answer, t->now, lines));
@@ -8288,9 +8911,12 @@ static err tfl_disruption(task *t, messages *m)
 {
     inquiry q;
     json *j = &q.answer;
-    inquiry_start(&q, t, &t->skill->tfl, "TfL disruption");
-    put_text(&q.target, "Line/Mode/dlr%2Celizabeth-line%2Coverground%2Ctube/Disruption");
-    err error = tfl_ask(&q);
+    err error;
+    do {
+        inquiry_start(&q, t, &t->skill->tfl, "TfL disruption");
+        put_text(&q.target, "Line/Mode/dlr%2Celizabeth-line%2Coverground%2Ctube/Disruption");
+        error = tfl_ask(&q);
+    } while (tfl_again(&q));
     if (error)
         return error;
     b32 array = json_enter(j, JSON_ARRAY);
@@ -9222,16 +9848,15 @@ enum { START_ALONE = 0, START_COPY = -1 };
 static err skill_handle(skill *s, const invocation *i, arena *a, str *response)
 {
     alexa_request q;
-    task t = {s, a, i->deadline, os_unix_ms() / 1000, i->trace_id};
+    task t = {s, a, i->deadline, os_unix_ms() / 1000, i->trace_id, 0};
     s->tfl.connection.opened = s->preferences.connection.opened = OPENED_NOT;
     s->tfl.tries = s->preferences.tries = 0;
     s->tfl.spent = 0;
     answer *r = arena_new(a, answer, 1);
     err error = i->error ? i->error : !r ? E_OutOfMemory : alexa_parse(i->event, a, &q);
+    error = error ? error : skill_verify(&t, &q);
     if (error)
         return error;
-    if (s->verify && !alexa_is_for(&q, s->skill_id))
-        return E_SkillIdMismatch;
     stage_enter(s->tfl.connection.net, STAGE_SPEECH);
     alexa_answer(&t, &q, r);
     *response = answer_write(r, a);

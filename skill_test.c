@@ -520,8 +520,22 @@ static i32 os_wait_copy(i32 *status)
     return script.ended[n] ? script.ended[n] : -1;
 }
 
+/* What was logged by the program in this process, for a test that looks through it at the end. Of a
+ * fuzzer's rounds, which have no end, the first 4 MB are kept. */
+static struct {
+    char *ptr;
+    size_t len, cap;
+} logged;
+
 static void os_log(str text)
 {
+    size_t n = (size_t)text.len;
+    while (logged.len + n > logged.cap && logged.cap < 1 << 22)
+        logged.ptr = realloc(logged.ptr, logged.cap = 2 * logged.cap + 4096);
+    if (!logged.ptr)
+        abort();
+    if (logged.len + n <= logged.cap)
+        memcpy(logged.ptr + logged.len, text.ptr, n), logged.len += n;
     script.logs++;
     if (script.on)
         put(&script.log, text), script.faults += script.log.error != E_None;
@@ -11986,10 +12000,14 @@ static void test_skill_configured(void)
         env[1] = rows[i].verify ? rows[i].verify : "A=b";
         memset(&s, 0, sizeof s);
         skill_init(&s, unit_network(env));
-        CHECK(s.verify == rows[i].expected);
+        task t = {.skill = &s, .arena = unit_arena()};
+        alexa_request q = {0};
+        q.member[ALEXA_CONTEXT_APP] = S("another");
+        CHECK(skill_verify(&t, &q) == (rows[i].expected ? E_SkillIdMismatch : E_None));
         CHECK(s.preferences.error == E_PreferencesNotSet && !s.tfl.error);
         CHECK(unit_is(s.tfl.base.origin.host, "api.tfl.gov.uk") && s.tfl.base.origin.https);
-        CHECK(s.tfl.base.origin.port == 443 && !s.app_id.len && !s.app_key.len);
+        CHECK(s.tfl.base.origin.port == 443);
+        CHECK(!s.secrets.at[SETTING_APP_ID].value.len && !s.secrets.at[SETTING_APP_KEY].value.len);
     }
     const char *env[] = {"Skill__SkillApiUrl=http://10.0.0.1/", "Skill__TflApiUrl=nonsense", 0};
     memset(&s, 0, sizeof s);
@@ -12057,7 +12075,7 @@ static void test_tfl_requests(void)
     CHECK(str_starts(written(&script.sent), S("GET /prefs/api/preferences HTTP/1.1\r\n")));
     CHECK(unit_has(written(&script.sent), "\r\nAuthorization: Bearer tok.1+/~==\r\n"));
     CHECK(!unit_has(written(&script.sent), "app_key") && !script.logs);
-    s->app_id = S("");
+    s->secrets.at[SETTING_APP_ID].value = S("");
     script.sent.len = 0;
     script_start();
     unit_upstream(200, "[]");
@@ -12065,7 +12083,7 @@ static void test_tfl_requests(void)
     tfl_status(&t, asked, 1, &lines);
     CHECK(unit_has(written(&script.sent),
                    "/Line/victoria/Status?app_key=k%2Fe%2By%261%3D HTTP/1.1\r\n"));
-    s->app_key = S("");
+    s->secrets.at[SETTING_APP_KEY].value = S("");
     script_start();
     unit_upstream(200, "[]");
     s->tfl.connection.fd = -1;
@@ -12270,6 +12288,786 @@ static void test_preferences_lines(void)
         CHECK(line_id_valid((str){id, 2}) ==
               ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'));
     }
+}
+
+/* ---- section 14: secrets ---- */
+
+/* AWS's own examples of Signature Version 4: of the aws-sig-v4-test-suite, which its SDKs carry,
+ * and the one of "Create a signed AWS API request" in the IAM User Guide. All are of
+ * 20150830T123600Z in us-east-1, with the same keys. */
+static void test_aws_signatures(void)
+{
+    static const char token[] =
+        "AQoDYXdzEPT//////////wEXAMPLEtc764bNrC9SAPBSM22wDOk4x4HIZ8j4FZTwdQWLWsKWHGBuFqwAeMicRXmxfp"
+        "SPfIeoIYRqTflfKD8YUuwthAx7mSEI/qkPpKPi/kMcGdQrmGdeehM4IC1NtBmUpp2wUE8phUZampKsburEDy0KPkyQ"
+        "DYwT7WZ0wq5VSXDvp75YU9HFvlRd8Tx6q6fE8YQcHNVXAkiY9q6d+xo0rKwT38xVqr7ZD0u0iPPkUL64lIZbqBAz+s"
+        "cqKmlzm8FDrypNC9Yjc8fPOLn9FX9KSYvKTr4rvx3iSIlTJabIQwj2ICCR/oLxBA==";
+    static const struct {
+        char name[36], start[44], headers[180];
+        b32 token;
+        char body[16], service[10], names[44], signature[65];
+    } rows[] = {
+        {"get-vanilla", "GET\n/\n\n", "host:example.amazonaws.com\nx-amz-date:20150830T123600Z\n",
+         0, "", "service", "host;x-amz-date",
+         "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"},
+        {"get-vanilla-query-order-key-case", "GET\n/\nParam1=value1&Param2=value2\n",
+         "host:example.amazonaws.com\nx-amz-date:20150830T123600Z\n", 0, "", "service",
+         "host;x-amz-date", "b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500"},
+        {"post-vanilla", "POST\n/\n\n", "host:example.amazonaws.com\nx-amz-date:20150830T123600Z\n",
+         0, "", "service", "host;x-amz-date",
+         "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"},
+        {"post-x-www-form-urlencoded", "POST\n/\n\n",
+         "content-type:application/x-www-form-urlencoded\nhost:example.amazonaws.com\n"
+         "x-amz-date:20150830T123600Z\n",
+         0, "Param1=value1", "service", "content-type;host;x-amz-date",
+         "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a"},
+        {"post-sts-header-before", "POST\n/\n\n",
+         "host:example.amazonaws.com\nx-amz-date:20150830T123600Z\nx-amz-security-token:", 1, "",
+         "service", "host;x-amz-date;x-amz-security-token",
+         "85d96828115b5dc0cfc3bd16ad9e210dd772bbebba041836c64533a82be05ead"},
+        {"IAM User Guide", "GET\n/\nAction=ListUsers&Version=2010-05-08\n",
+         "content-type:application/x-www-form-urlencoded; charset=utf-8\n"
+         "host:iam.amazonaws.com\nx-amz-date:20150830T123600Z\n",
+         0, "", "iam", "content-type;host;x-amz-date",
+         "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7"},
+    };
+    static u8 out[1000], canonical[2000];
+    static char expected[1000];
+    aws_keys keys = {{S("AKIDEXAMPLE"), S("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"), S("")}};
+    for (iz i = 0; i < countof(rows); i++) {
+        writer w = writer_of(out, countof(out)), text = writer_of(canonical, countof(canonical));
+        put_text(&text, rows[i].start);
+        put_text(&text, rows[i].headers);
+        put_text(&text, rows[i].token ? token : "");
+        put_text(&text, rows[i].token ? "\n" : "");
+        aws_put_signature(&w, &text, &keys, S("20150830T123600Z"), S("us-east-1"), rows[i].service,
+                          unit_str(rows[i].body));
+        unit_print(expected, sizeof expected,
+                   "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/%s/aws4_request, "
+                   "SignedHeaders=%s, Signature=%s",
+                   rows[i].service, rows[i].names, rows[i].signature);
+        CHECK_ROW(!w.error && unit_is(written(&w), expected), rows[i].name);
+    }
+}
+
+/* Too little room, a key that is too long or has a line end: an error, never a cut signature. */
+static void test_aws_signature_limits(void)
+{
+    static u8 out[400], canonical[600], key[AWS_SECRET_MAX + 1];
+    memset(key, 'k', sizeof key);
+    for (iz n = 0; n < 7; n++) {
+        iz room = n == 1 ? 30 : n == 2 ? 150 : 400, behind = n == 3 ? 60 : n == 4 ? 250 : 600;
+        writer w = writer_of(out, room), text = writer_of(canonical, behind);
+        aws_keys keys = {{n == 6 ? S("a\nb") : S("a"), {key, AWS_SECRET_MAX + (n == 5)}, S("")}};
+        put_text(&text, "POST\n/\n\nhost:example.com\nx-amz-date:20150830T123600Z\n");
+        aws_put_signature(&w, &text, &keys, S("20150830T123600Z"), S("r"), "s", S("{}"));
+        CHECK(!n == !w.error);
+        CHECK(n || str_find(written(&w), '\n') < 0);
+    }
+}
+
+static const char unit_aws_both[] =
+    "{\"SecretValues\":[{\"ARN\":\"arn:1\",\"Name\":\"id\",\"SecretString\":\"ID-MARK\"},"
+    "{\"Name\":\"key\",\"SecretString\":\"KEY-MARK\"}],\"Errors\":[]}";
+
+/* A skill with AWS's services on loopback, and these variables beside its own, up to a null. */
+static skill *unit_secrets(const char *const *more)
+{
+    static const char *env[32];
+    static skill s;
+    static const char *const own[] = {"AWS_ENDPOINT_URL=http://127.0.0.1:4566",
+                                      "AWS_REGION=eu-west-2",
+                                      "AWS_ACCESS_KEY_ID=ACCESS-MARK",
+                                      "AWS_SECRET_ACCESS_KEY=SIGNING-MARK",
+                                      "AWS_SESSION_TOKEN=SESSION-MARK",
+                                      "Skill__TflApiUrl=http://127.0.0.1:8081/",
+                                      "Skill__SkillApiUrl=http://127.0.0.1:8082/"};
+    iz n = 0;
+    while (*more)
+        env[n++] = *more++;
+    for (iz i = 0; i < countof(own); i++)
+        env[n++] = own[i];
+    env[n] = 0;
+    memset(&s, 0, sizeof s);
+    skill_init(&s, unit_network(env));
+    return &s;
+}
+
+static const char *const unit_two_secrets[] = {"Skill__TflApplicationId=aws:secretsmanager:id",
+                                               "Skill__TflApplicationKey=aws:secretsmanager:key",
+                                               0};
+
+/* Asks TfL for a line; then what was sent is at script.sent, and the time is kept. */
+static err unit_ask_tfl(skill *s)
+{
+    task t = unit_task(s, unit_arena());
+    i64 start = script.now;
+    line *lines = 0;
+    str id = S("victoria");
+    script.sent.len = 0;
+    err error = tfl_status(&t, &id, 1, &lines);
+    CHECK(script.now - start <= 7 * SECOND && !script.faults);
+    CHECK(!unit_has(written(&script.log), "MARK"));
+    CHECK(s->secrets.connection.fd == -1);
+    return error;
+}
+
+static const char unit_line[] = "[{\"id\":\"victoria\",\"name\":\"Victoria\"}]";
+
+/* The operations that were asked for, each by its last letters and a blank, then what of the query
+ * TfL got. */
+static const char *unit_asked(void)
+{
+    static char asked[600];
+    static const char operations[][36] = {"secretsmanager.BatchGetSecretValue\r",
+                                          "secretsmanager.GetSecretValue\r",
+                                          "AmazonSSM.GetParameters\r", "AmazonSSM.GetParameter\r"};
+    str sent = written(&script.sent);
+    iz n = 0;
+    asked[0] = 0;
+    for (iz i = 0; i < sent.len; i++) {
+        for (iz k = 0; k < countof(operations); k++)
+            if (str_starts(str_from(sent, i), unit_str(operations[k])))
+                asked[n++] = "BgPp"[k];
+        if (str_starts(str_from(sent, i), S("/Line/victoria/Status"))) {
+            i += 21;
+            asked[n++] = ' ';
+            while (sent.ptr[i] != ' ')
+                asked[n++] = (char)sent.ptr[i++];
+        }
+    }
+    asked[n] = 0;
+    return asked;
+}
+
+#define BOTH "?app_id=ID-MARK&app_key=KEY-MARK"
+#define SINGLE(value) "{\"Name\":\"n\",\"SecretString\":\"" value "\",\"VersionStages\":[\"A\"]}"
+
+/* What the service says, what it is asked, what TfL gets, and what stands in the log. */
+static void test_secrets_answers(void)
+{
+    static const char denied[] = "{\"__type\":\"AccessDeniedException\",\"Message\":\"MARK\"}";
+    static const char good[] = SINGLE("ID-MARK"), keyed[] = SINGLE("KEY-MARK");
+    static const char unknown[] =
+        "{\"__type\":\"com.amazonaws.secretsmanager#ResourceNotFoundException\"}";
+    static const struct {
+        char name[28];
+        struct {
+            int status;
+            const char *body;
+        } answer[3];
+        char asked[48], logged[3][20];
+        int logs;
+    } rows[] = {
+        {"both", {{200, unit_aws_both}}, "B " BOTH, {""}, 0},
+        {"in another order, escaped",
+         {{200,
+           "{\"x\":[{}],\"SecretValues\":[{\"SecretString\":\"KEY\\u002dMARK\\n\",\"ARN\":\"key\"},"
+           "{\"SecretString\":\" ID-MARK\",\"Name\":\"id\"}]}"}},
+         "B " BOTH,
+         {""},
+         0},
+        {"strangers",
+         {{200, "{\"SecretValues\":[{\"Name\":\"idx\",\"SecretString\":\"no\"},7,{\"Name\":\"i\","
+                "\"SecretString\":\"no\"},{\"SecretString\":\"no\"}]}"},
+          {200, good},
+          {200, keyed}},
+         "Bgg " BOTH,
+         {""},
+         0},
+        {"one denied",
+         {{200, "{\"SecretValues\":[{\"Name\":\"key\",\"SecretString\":\"KEY-MARK\"}],\"Errors\":["
+                "{\"SecretId\":\"id\",\"ErrorCode\":\"AccessDeniedException\"}]}"},
+          {400, denied}},
+         "Bg ?app_key=KEY-MARK",
+         {"TflApplicationId", "SecretDenied"},
+         1},
+        {"one is missing",
+         {{200, "{\"SecretValues\":[{\"Name\":\"id\",\"SecretString\":\"ID-MARK\"}]}"},
+          {400, unknown}},
+         "Bg ?app_id=ID-MARK",
+         {"TflApplicationKey", "SecretNotFound"},
+         1},
+        {"no batch", {{400, denied}, {200, good}, {200, keyed}}, "Bgg " BOTH, {""}, 0},
+        {"nothing at all",
+         {{400, denied}, {400, denied}, {400, unknown}},
+         "Bgg ",
+         {"SecretDenied", "SecretNotFound"},
+         2},
+        {"an unknown refusal",
+         {{400, "{\"__type\":\"InvalidRequestException\"}"}, {200, good}, {400, "<b>MARK</b>"}},
+         "Bgg ?app_id=ID-MARK",
+         {"SecretRefused"},
+         1},
+        {"throttled", {{400, "{\"__type\":\"ThrottlingException\"}"}}, "B ", {"HttpBusy"}, 2},
+        {"5xx", {{500, "MARK"}, {503, ""}, {500, "{}"}}, "BBB ", {"HttpBusy"}, 2},
+        {"signature",
+         {{400, "{\"__type\":\"InvalidSignatureException\",\"message\":\"MARK\"}"}},
+         "B ",
+         {"CredentialsRefused"},
+         2},
+        {"keys",
+         {{400, "{\"__type\":\"UnrecognizedClientException\"}"}},
+         "B ",
+         {"CredentialsRefused"},
+         2},
+        {"token",
+         {{403, "{\"__type\":\"x#ExpiredTokenException\"}"}},
+         "B ",
+         {"CredentialsRefused"},
+         2},
+        {"cut",
+         {{200, "{\"SecretValues\":[{\"Name\":\"id\",\"SecretString\":\"MARK\"}"}},
+         "B ",
+         {"JsonTruncated"},
+         2},
+        {"more",
+         {{200, "{\"SecretValues\":[{\"Name\":\"id\",\"SecretString\":\"MARK\"}]} x"}},
+         "B ",
+         {"JsonTrailing"},
+         2},
+        {"no JSON", {{200, "<MARK>"}}, "B ", {"JsonSyntax"}, 2},
+        {"empty", {{200, ""}}, "B ", {"JsonEmpty"}, 2},
+        {"not an object",
+         {{200, "[]"}, {200, "null"}, {200, "{\"SecretString\":5}"}},
+         "Bgg ",
+         {"SecretInvalid"},
+         2},
+        {"binary",
+         {{200, "{\"SecretValues\":[{\"Name\":\"id\",\"SecretBinary\":\"TUFSSw==\"},"
+                "{\"Name\":\"key\",\"SecretString\":\"KEY-MARK\"}]}"},
+          {200, "{\"SecretBinary\":\"TUFSSw==\"}"}},
+         "B ?app_key=KEY-MARK",
+         {"SecretInvalid"},
+         1},
+        {"moved", {{302, ""}, {301, ""}, {307, ""}}, "Bgg ", {"SecretRefused"}, 2},
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        skill *s = unit_secrets(unit_two_secrets);
+        script_start();
+        for (iz k = 0; k < 3 && rows[i].answer[k].body; k++)
+            unit_upstream(rows[i].answer[k].status, rows[i].answer[k].body);
+        script_add(S(""), THEN_END);
+        unit_upstream(200, unit_line);
+        char text[300];
+        CHECK_ROW(!unit_ask_tfl(s), rows[i].name);
+        unit_print(text, sizeof text, "%s: %s", rows[i].name, unit_asked());
+        CHECK_ROW(!strcmp(unit_asked(), rows[i].asked) && script.connects == 2, text);
+        CHECK_ROW(script.logs == rows[i].logs, rows[i].name);
+        for (iz k = 0; k < 3; k++)
+            CHECK_ROW(unit_has(written(&script.log), rows[i].logged[k]), rows[i].name);
+    }
+}
+
+/* A value is plain text of 1 to SECRET_MAX visible bytes, or none. */
+static void test_secrets_values(void)
+{
+    static char value[SECRET_MAX + 2], body[600];
+    static const struct {
+        char value[24];
+        const char *taken;
+    } rows[] = {{"a", "a"},
+                {"  a\\r\\n", "a"},
+                {"a b", 0},
+                {"", 0},
+                {"\\n", 0},
+                {"{\\\"a\\\":1}", 0},
+                {"\\u0000", 0},
+                {"a\\u0000", 0},
+                {"caf\xc3\xa9", 0},
+                {"\\ud83d\\ude00", 0},
+                {"a\\nb", 0},
+                {"a/b+c=", "a%2Fb%2Bc%3D"},
+                {"\\\"x\\\"", "%22x%22"}};
+    const char *env[] = {"Skill__TflApplicationKey=aws:secretsmanager:key", 0};
+    for (iz i = 0; i < countof(rows) + 2; i++) {
+        iz n = i - countof(rows) + SECRET_MAX; /* the last two: as long as may be, and longer */
+        memset(value, 'v', sizeof value);
+        value[n > 0 && n < countof(value) ? n : 0] = 0;
+        const char *raw = i < countof(rows) ? rows[i].value : value;
+        const char *taken = i < countof(rows) ? rows[i].taken : n == SECRET_MAX ? value : 0;
+        skill *s = unit_secrets(env);
+        script_start();
+        unit_print(body, sizeof body, SINGLE("%s"), raw);
+        unit_upstream(200, body);
+        script_add(S(""), THEN_END);
+        unit_upstream(200, unit_line);
+        CHECK_ROW(!unit_ask_tfl(s), raw);
+        unit_print(body, sizeof body, "g %s%s", taken ? "?app_key=" : "", taken ? taken : "");
+        CHECK_ROW(!strcmp(unit_asked(), body), unit_asked());
+        CHECK_ROW(unit_has(written(&script.log), "SecretInvalid") == !taken, raw);
+    }
+}
+
+/* The call as it goes out; both services in their turn, each secret once. */
+static void test_secrets_request(void)
+{
+    const char *env[] = {"Skill__TflApplicationId=aws:ssm:/a/b",
+                         "Skill__TflApplicationKey=aws:secretsmanager:k\"1",
+                         "Skill__SkillId=aws:ssm:c", 0};
+    skill *s = unit_secrets(env);
+    script_start();
+    unit_upstream(200, SINGLE("KEY-MARK"));
+    unit_upstream(200,
+                  "{\"Parameters\":[{\"Name\":\"c\",\"Value\":\"SKILL-MARK\"},{\"ARN\":\"/a/b\","
+                  "\"Value\":\"ID-MARK\",\"Name\":\"b\"}],\"InvalidParameters\":[]}");
+    script_add(S(""), THEN_END);
+    unit_upstream(200, unit_line);
+    CHECK(!unit_ask_tfl(s) && !strcmp(unit_asked(), "gP " BOTH) && script.connects == 2);
+    CHECK(unit_is(s->secrets.at[SETTING_SKILL_ID].value, "SKILL-MARK"));
+    str sent = written(&script.sent);
+    CHECK(str_starts(
+        sent, S("POST / HTTP/1.1\r\nHost: 127.0.0.1:4566\r\nUser-Agent: london-travel/1.0\r\n"
+                "content-type:application/x-amz-json-1.1\r\nx-amz-date:20261123T080000Z\r\n"
+                "x-amz-security-token:SESSION-MARK\r\n"
+                "x-amz-target:secretsmanager.GetSecretValue\r\nAuthorization: "
+                "AWS4-HMAC-SHA256 Credential=ACCESS-MARK/20261123/eu-west-2/secretsmanager/"
+                "aws4_request, SignedHeaders=content-type;host;x-amz-date;"
+                "x-amz-security-token;x-amz-target, Signature=")));
+    CHECK(unit_has(sent, "\r\nContent-Length: 19\r\n\r\n{\"SecretId\":\"k\\\"1\"}POST / "));
+    CHECK(unit_has(sent, "/eu-west-2/ssm/aws4_request, "));
+    CHECK(unit_has(sent, "\r\n\r\n{\"Names\":[\"c\",\"/a/b\"],\"WithDecryption\":true}GET /"));
+    CHECK(!unit_has(sent, "SIGNING-MARK"));
+}
+
+/* Kept for 300 s, and after a failure left alone for 30 s. What was had stays in force while the
+ * service is in trouble, and goes when it says that there is none. */
+static void test_secrets_kept(void)
+{
+    static const struct {
+        int after; /* seconds since the row before */
+        int status;
+        const char *body; /* null: nothing is asked */
+        char asked[44];
+    } rows[] = {
+        {0, 200, unit_aws_both, "B " BOTH},
+        {299, 0, 0, " " BOTH},
+        {1, 400, "{\"__type\":\"ThrottlingException\"}", "B " BOTH},
+        {29, 0, 0, " " BOTH},
+        {1, 200, "{", "B " BOTH},
+        {30, 400, "{\"__type\":\"ExpiredTokenException\"}", "B " BOTH},
+        {30, 200,
+         "{\"SecretValues\":[{\"Name\":\"id\",\"SecretString\":\"2\"},"
+         "{\"Name\":\"key\",\"SecretString\":\"{\"}]}",
+         "B ?app_id=2"},
+        {30, 200, unit_aws_both, "B " BOTH},
+        {299, 0, 0, " " BOTH},
+        {1, 0, "", "B " BOTH}, /* silence */
+    };
+    skill *s = unit_secrets(unit_two_secrets);
+    i64 now = 0;
+    for (iz i = 0; i < countof(rows); i++) {
+        connection_close(&s->tfl.connection);
+        script_start();
+        script.now = now = (i ? now : script.now) + rows[i].after * SECOND;
+        if (rows[i].body && rows[i].status)
+            unit_upstream(rows[i].status, rows[i].body);
+        if (rows[i].body)
+            script_add(S(""), rows[i].status ? THEN_END : THEN_SILENCE);
+        unit_upstream(200, unit_line);
+        i64 start = script.now;
+        CHECK_ROW(!unit_ask_tfl(s), rows[i].asked);
+        CHECK_ROW(!strcmp(unit_asked(), rows[i].asked), unit_asked());
+        CHECK(script.now - start == (rows[i].body && !rows[i].status ? SECRETS_BUDGET : 0));
+    }
+    skill *slow = unit_secrets(unit_two_secrets); /* never more than half of what is left */
+    script_start();
+    script_add(S(""), THEN_SILENCE);
+    unit_upstream(200, unit_line);
+    task t = unit_task(slow, unit_arena());
+    t.deadline = script.now + 2 * SECOND;
+    i64 start = script.now;
+    secrets_need(&t, SETTING_APP_ID, SETTING_APP_KEY);
+    CHECK(script.now - start == SECOND && unit_count(written(&script.log), "TimedOut") == 2);
+}
+
+/* A role that may not ask for several is not asked to again. */
+static void test_secrets_apart(void)
+{
+    skill *s = unit_secrets(unit_two_secrets);
+    for (iz i = 0; i < 2; i++) {
+        s->secrets.until = 0;
+        connection_close(&s->tfl.connection);
+        script_start();
+        if (!i)
+            unit_upstream(400, "{\"__type\":\"AccessDeniedException\"}");
+        unit_upstream(200, SINGLE("ID-MARK"));
+        unit_upstream(200, SINGLE("KEY-MARK"));
+        script_add(S(""), THEN_END);
+        unit_upstream(200, unit_line);
+        CHECK(!unit_ask_tfl(s) && !strcmp(unit_asked(), i ? "gg " BOTH : "Bgg " BOTH));
+    }
+}
+
+/* TfL refuses: the secrets are fetched anew, and it is asked once more if they are others. */
+static void test_secrets_refused(void)
+{
+    static const char second[] =
+        "{\"SecretValues\":[{\"Name\":\"id\",\"SecretString\":\"ID-MARK\"},"
+        "{\"Name\":\"key\",\"SecretString\":\"K2\"}]}";
+    static const struct {
+        int first, status; /* TfL's; the service's */
+        const char *body;
+        int again;      /* TfL's to the second request; 0: there is none */
+        int later;      /* seconds until the next request */
+        char asked[90]; /* for both */
+        err error;
+        char next[48]; /* what that asks for; it is refused too */
+    } rows[] = {
+        {401, 200, second, 200, 0, " " BOTH "B ?app_id=ID-MARK&app_key=K2", E_None,
+         " ?app_id=ID-MARK&app_key=K2B"},
+        {403, 200, second, 403, 0, " " BOTH "B ?app_id=ID-MARK&app_key=K2", E_HttpStatus,
+         " ?app_id=ID-MARK&app_key=K2B"},
+        {401, 200, unit_aws_both, 0, 29, " " BOTH "B", E_HttpStatus, " " BOTH},
+        {401, 200, unit_aws_both, 0, 30, " " BOTH "B", E_HttpStatus, " " BOTH "B"},
+        {401, 400, "{\"__type\":\"ThrottlingException\"}", 200, 0, " " BOTH "B ", E_None, " B"},
+        {404, 0, 0, 0, 0, " " BOTH, E_LineUnknown, " " BOTH "B "},
+        {400, 0, 0, 0, 0, " " BOTH, E_HttpStatus, " " BOTH "B "},
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        skill *s = unit_secrets(unit_two_secrets);
+        script_start();
+        unit_upstream(200, unit_aws_both);
+        script_add(S(""), THEN_END);
+        unit_upstream(200, unit_line);
+        CHECK(!unit_ask_tfl(s));
+        script.piece[script.pieces - 1].then = THEN_END; /* one connection each, in turn */
+        for (iz round = 0; round < 2; round++) {
+            connection_close(&s->tfl.connection);
+            i64 now = script.now + (round ? rows[i].later * SECOND : 0);
+            script_start();
+            script.now = now;
+            unit_upstream(round ? 401 : rows[i].first, "MARK");
+            unit_upstream(rows[i].again ? rows[i].again : 400, unit_line);
+            script_add(S(""), THEN_END);
+            if (rows[i].body)
+                unit_upstream(rows[i].status, rows[i].body);
+            script_add(S(""), THEN_END);
+            err error = unit_ask_tfl(s);
+            const char *expected = round ? rows[i].next : rows[i].asked;
+            char text[200];
+            unit_print(text, sizeof text, "%td.%td: %s", i, round, unit_asked());
+            CHECK_ROW(!strcmp(unit_asked(), expected), text);
+            CHECK_ROW(round || error == rows[i].error, text);
+        }
+    }
+    const char *plain[] = {"Skill__TflApplicationKey=KEY-MARK", 0};
+    skill *s = unit_secrets(plain); /* what the environment holds cannot be renewed */
+    script_start();
+    unit_upstream(401, "");
+    CHECK(unit_ask_tfl(s) == E_HttpStatus && !strcmp(unit_asked(), " ?app_key=KEY-MARK"));
+}
+
+/* The extension: its port and the token make it the one that is asked, once for each. */
+static void test_secrets_extension(void)
+{
+    static const char *const env[] = {"PARAMETERS_SECRETS_EXTENSION_HTTP_PORT=2773",
+                                      "Skill__TflApplicationId=aws:ssm:/a b/c",
+                                      "Skill__TflApplicationKey=aws:secretsmanager:london/key", 0};
+    static const char waits[] = "not ready to serve traffic, please wait\n";
+    skill *s = unit_secrets(env);
+    script_start();
+    unit_upstream(400, waits);
+    unit_upstream(400, waits);
+    unit_upstream(200, SINGLE("KEY-MARK"));
+    unit_upstream(200,
+                  "{\"Parameter\":{\"Name\":\"/x\",\"Value\":\"ID-MARK\"},\"ResultMetadata\":{}}");
+    script_add(S(""), THEN_END);
+    unit_upstream(200, unit_line);
+    i64 start = script.now;
+    CHECK(!unit_ask_tfl(s) && !strcmp(unit_asked(), " " BOTH) && !script.logs);
+    CHECK(script.now - start == 2 * RETRY_PAUSE);
+    str sent = written(&script.sent);
+    CHECK(str_starts(sent, S("GET /secretsmanager/get?secretId=london%2Fkey HTTP/1.1\r\n"
+                             "Host: localhost:2773\r\nUser-Agent: london-travel/1.0\r\n"
+                             "Accept: application/json\r\n"
+                             "X-Aws-Parameters-Secrets-Token: SESSION-MARK\r\n\r\n")));
+    CHECK(unit_count(sent, "secretId=") == 3);
+    CHECK(unit_has(sent, "GET /systemsmanager/parameters/get?withDecryption=true&name=%2Fa%20b%2Fc "
+                         "HTTP/1.1\r\n"));
+    s = unit_secrets(env); /* it never gets ready */
+    script_start();
+    for (iz i = 0; i < 50; i++)
+        unit_upstream(400, waits);
+    script_add(S(""), THEN_END);
+    unit_upstream(200, unit_line);
+    start = script.now;
+    CHECK(!unit_ask_tfl(s) && !strcmp(unit_asked(), " "));
+    CHECK(script.now - start <= SECRETS_BUDGET &&
+          script.now - start >= SECRETS_BUDGET - RETRY_PAUSE);
+    CHECK(unit_count(written(&script.log), "SecretsStarting") == 2);
+    s = unit_secrets(env); /* nobody listens */
+    script_start();
+    for (iz i = 0; i < 12; i++)
+        script.connect[i] = E_ConnectRefused; /* ::1 and 127.0.0.1, three times for each */
+    unit_upstream(200, unit_line);
+    CHECK(!unit_ask_tfl(s) && !strcmp(unit_asked(), " "));
+    CHECK(unit_count(written(&script.log), "ConnectRefused") == 2);
+    static const char *const not [][2] = {
+        {"PARAMETERS_SECRETS_EXTENSION_HTTP_PORT=", "x"},
+        {"PARAMETERS_SECRETS_EXTENSION_HTTP_PORT=0", "x"},
+        {"PARAMETERS_SECRETS_EXTENSION_HTTP_PORT=65536", "x"},
+        {"PARAMETERS_SECRETS_EXTENSION_HTTP_PORT=2773x", "x"},
+        {"PARAMETERS_SECRETS_EXTENSION_HTTP_PORT=2773", "AWS_SESSION_TOKEN="},
+    };
+    for (iz i = 0; i < countof(not ); i++) {
+        const char *more[] = {not [i][0], not [i][1], unit_two_secrets[0], unit_two_secrets[1], 0};
+        s = unit_secrets(more);
+        script_start();
+        unit_upstream(200, unit_aws_both);
+        script_add(S(""), THEN_END);
+        unit_upstream(200, unit_line);
+        CHECK_ROW(!unit_ask_tfl(s) && !strcmp(unit_asked(), "B " BOTH), not [i][0]);
+        CHECK(unit_has(written(&script.sent), "SESSION-MARK") == (i < 4));
+    }
+}
+
+/* Credentials from the container's agent: where it may be, what it is told, what it may say. */
+static void test_secrets_container(void)
+{
+    static const char good[] = "{\"AccessKeyId\":\"ACCESS-MARK2\",\"SecretAccessKey\":\"S-MARK\","
+                               "\"Token\":\"T-MARK\",\"Expiration\":\"2026-11-23T09:00:00Z\"}";
+    static const struct {
+        char uri[60], token[60];
+        const char *body;
+        int status;
+        char sent[200], logged[24];
+    } rows[] = {
+        {"http://127.0.0.1:9009/c?a=1", "Basic MARK", good, 200,
+         "GET /c?a=1 HTTP/1.1\r\nHost: 127.0.0.1:9009\r\nUser-Agent: london-travel/1.0\r\n"
+         "Accept: application/json\r\nAuthorization: Basic MARK\r\n\r\nPOST ",
+         ""},
+        {"http://localhost:9009", "MARK", good, 200, "GET / HTTP/1.1\r\nHost: localhost:9009\r\n",
+         ""},
+        {"http://169.254.170.2/v2", "MARK", good, 200,
+         "GET /v2 HTTP/1.1\r\nHost: 169.254.170.2\r\n", ""},
+        {"http://169.254.170.23/v1", "MARK", good, 200,
+         "GET /v1 HTTP/1.1\r\nHost: 169.254.170.23\r\n", ""},
+        {"http://[fd00:ec2::23]/v1", "MARK", good, 200,
+         "GET /v1 HTTP/1.1\r\nHost: [fd00:ec2::23]\r\n", ""},
+        {"http://169.254.170.3/v1", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://169.254.170.2.example.com/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://169.254.169.254/latest", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://example.com/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http:///", "MARK", 0, 0, "", "UrlMalformed"},
+        {"/relative", "MARK", 0, 0, "", "UrlMalformed"},
+        {"http://localhost:9009/\n", "MARK", good, 200, "", "HttpRequestUnsafe"},
+        {"http://localhost:9009/", "a\rMARK: x", good, 200, "", "HttpRequestUnsafe"},
+        {"http://localhost:9009/", "MARK", "{", 200, "GET / ", "JsonTruncated"},
+        {"http://localhost:9009/", "MARK", "{}", 200, "GET / ", "CredentialsMissing"},
+        {"http://localhost:9009/", "MARK", "{\"AccessKeyId\":\"a\"}", 200, "GET / ",
+         "CredentialsMissing"},
+        {"http://localhost:9009/", "MARK", "{\"code\":\"AccessDenied\"}", 401, "GET / ",
+         "CredentialsMissing"},
+        {"http://localhost:9009/", "MARK", "", 302, "GET / ", "CredentialsMissing"},
+        {"", "MARK", 0, 0, "", "CredentialsMissing"},
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        char uri[120], token[120];
+        const char *env[] = {uri,
+                             token,
+                             "AWS_ACCESS_KEY_ID=",
+                             "AWS_SECRET_ACCESS_KEY=",
+                             unit_two_secrets[0],
+                             unit_two_secrets[1],
+                             0};
+        unit_print(uri, sizeof uri, "AWS_CONTAINER_CREDENTIALS_FULL_URI=%s", rows[i].uri);
+        unit_print(token, sizeof token, "AWS_CONTAINER_AUTHORIZATION_TOKEN=%s", rows[i].token);
+        skill *s = unit_secrets(env);
+        script_start();
+        if (*rows[i].sent) {
+            unit_upstream(rows[i].status, rows[i].body);
+            script_add(S(""), THEN_END);
+        }
+        if (!*rows[i].logged) {
+            unit_upstream(200, unit_aws_both);
+            script_add(S(""), THEN_END);
+        }
+        unit_upstream(200, unit_line);
+        CHECK_ROW(!unit_ask_tfl(s), rows[i].uri);
+        str sent = written(&script.sent);
+        CHECK_ROW(str_starts(sent, unit_str(rows[i].sent)), rows[i].uri);
+        CHECK_ROW(!strcmp(unit_asked(), *rows[i].logged ? " " : "B " BOTH), rows[i].uri);
+        CHECK_ROW(unit_has(written(&script.log), rows[i].logged), rows[i].uri);
+        CHECK_ROW(*rows[i].logged || (unit_has(sent, "x-amz-security-token:T-MARK\r\n") &&
+                                      unit_has(sent, "Credential=ACCESS-MARK2/")),
+                  rows[i].uri);
+    }
+}
+
+/* Half an answer of the agent is none, for the other service neither. */
+static void test_secrets_container_cut(void)
+{
+    const char *env[] = {"AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:9009/",
+                         "AWS_ACCESS_KEY_ID=",
+                         "AWS_SECRET_ACCESS_KEY=",
+                         "Skill__TflApplicationId=aws:secretsmanager:id",
+                         "Skill__TflApplicationKey=aws:ssm:key",
+                         0};
+    skill *s = unit_secrets(env);
+    script_start();
+    for (iz i = 0; i < 2; i++)
+        unit_upstream(200, "{\"AccessKeyId\":\"ACCESS-MARK\",\"SecretAccessKey\":\"S-MARK\",");
+    script_add(S(""), THEN_END);
+    unit_upstream(200, unit_line);
+    CHECK(!unit_ask_tfl(s) && !strcmp(unit_asked(), " "));
+    CHECK(unit_count(written(&script.sent), "GET / HTTP/1.1\r\nHost: 127.0.0.1:9009\r\n") == 2);
+    CHECK(unit_count(written(&script.log), "JsonTruncated") == 2);
+}
+
+/* Where the services are. */
+static void test_secrets_endpoints(void)
+{
+    static const struct {
+        char region[24], own[60], all[40];
+        int from;
+        char host[50];
+        err error;
+    } rows[] = {
+        {"eu-west-1", "", "", STORE_SECRETS, "secretsmanager.eu-west-1.amazonaws.com", E_None},
+        {"eu-west-1", "", "", STORE_PARAMETERS, "ssm.eu-west-1.amazonaws.com", E_None},
+        {"cn-north-1", "", "", STORE_PARAMETERS, "ssm.cn-north-1.amazonaws.com.cn", E_None},
+        {"eu-west-1", "", "https://vpce.test", STORE_PARAMETERS, "vpce.test", E_None},
+        {"eu-west-1", "AWS_ENDPOINT_URL_SSM=https://own.test", "https://vpce.test",
+         STORE_PARAMETERS, "own.test", E_None},
+        {"eu-west-1", "AWS_ENDPOINT_URL_SSM=https://own.test", "https://vpce.test", STORE_SECRETS,
+         "vpce.test", E_None},
+        {"eu-west-1", "AWS_ENDPOINT_URL_SECRETS_MANAGER=https://own.test", "", STORE_SECRETS,
+         "own.test", E_None},
+        {"eu-west-1", "", "http://10.0.0.1:4566", STORE_SECRETS, "", E_UrlInsecure},
+        {"eu-west-1", "", "nonsense", STORE_SECRETS, "", E_UrlMalformed},
+        {"", "", "", STORE_SECRETS, "", E_RegionInvalid},
+        {"evil.test/", "", "", STORE_SECRETS, "", E_RegionInvalid},
+        {"eu-west-1#", "", "", STORE_SECRETS, "", E_RegionInvalid},
+        {"a@evil.test", "", "", STORE_SECRETS, "", E_RegionInvalid},
+        {"eu west", "", "", STORE_SECRETS, "", E_RegionInvalid},
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        char all[80];
+        unit_print(all, sizeof all, "AWS_ENDPOINT_URL=%s", rows[i].all);
+        const char *env[] = {all, rows[i].own, 0};
+        skill *s = unit_secrets(env);
+        task t = unit_task(s, unit_arena());
+        url base;
+        err error = aws_endpoint(&t, (store)rows[i].from,
+                                 rows[i].from == STORE_PARAMETERS ? "ssm" : "secretsmanager",
+                                 unit_str(rows[i].region), &base);
+        CHECK_ROW(error == rows[i].error, unit_error(error));
+        CHECK_ROW(error || unit_is(base.origin.host, rows[i].host), rows[i].host);
+    }
+}
+
+/* Which variables are secrets, and under what name. */
+static void test_secrets_configured(void)
+{
+    static const struct {
+        const char *env[4];
+        char ids[90]; /* of skill id, app id, app key */
+    } rows[] = {
+        {{0}, "||"},
+        {{"Skill__SkillId=aws:secretsmanager:x"}, "x||"},
+        {{"Skill__SkillId=aws:ssm:/x:3", "Skill__TflApplicationKey=aws:secretsmanager:arn:aws:y"},
+         "/x:3||arn:aws:y"},
+        {{"Skill__SkillId=AWS:ssm:x", "Skill__TflApplicationId=aws:s3:x"}, "||"},
+        {{"Skill__SecretsPrefix=p/"},
+         "p/Skill__SkillId|p/Skill__TflApplicationId|p/Skill__TflApplicationKey"},
+        {{"Skill__SecretsPrefix=p/", "Skill__TflApplicationId=", "Skill__SkillApiUrl=aws:ssm:u"},
+         "p/Skill__SkillId|p/Skill__TflApplicationId|p/Skill__TflApplicationKey"},
+        {{"Skill__SecretsPrefix=p/", "Skill__TflApplicationId=plain"}, "||"},
+        {{"Skill__SecretsPrefix=p/", "Skill__SkillId=aws:ssm:x"}, "x||"},
+        {{"Skill__SecretsPrefix="}, "||"},
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        char text[300];
+        const skill *s = unit_secrets(rows[i].env);
+        const setting *at = s->secrets.at + SETTING_SKILL_ID;
+        unit_print(text, sizeof text, "%.*s|%.*s|%.*s", (int)at[0].secret.len, at[0].secret.ptr,
+                   (int)at[1].secret.len, at[1].secret.ptr, (int)at[2].secret.len,
+                   at[2].secret.ptr);
+        CHECK_ROW(!strcmp(text, rows[i].ids), text);
+    }
+}
+
+/* A skill id that is a secret: it must be had before anything is answered. */
+static void test_secrets_skill_id(void)
+{
+    static const char id[] = "Skill__SkillId=aws:secretsmanager:id", mine[] = SINGLE("APPMARK");
+    static const char denied[] = "{\"__type\":\"AccessDeniedException\"}";
+    static const struct {
+        const char *id, *verify, *app, *body;
+        err error;
+        int connects;
+    } rows[] = {
+        {id, "x", "APPMARK", mine, E_None, 1},
+        {id, "x", "OTHER", mine, E_SkillIdMismatch, 1},
+        {id, "x", "APPMARK", denied, E_SkillIdUnavailable, 1},
+        {id, "x", "", denied, E_SkillIdUnavailable, 1},
+        {id, "Skill__VerifySkillId=true", "APPMARK", denied, E_SkillIdUnavailable, 1},
+        {id, "Skill__VerifySkillId=false", "OTHER", denied, E_None, 0},
+        {"Skill__SkillId=aws:ssm:", "x", "", denied, E_SkillIdUnavailable, 1},
+        {"Skill__SecretsPrefix=p/", "x", "APPMARK", denied, E_SkillIdUnavailable, 1},
+        {"Skill__SkillId=APPMARK", "Skill__VerifySkillId=aws:ssm:v", "APPMARK", denied, E_None, 1},
+        {"x", "Skill__VerifySkillId=aws:ssm:v", "APPMARK", denied, E_SkillIdMismatch, 1},
+        {"Skill__SkillId=APPMARK", "Skill__VerifySkillId=aws:ssm:v", "OTHER", denied,
+         E_SkillIdMismatch, 1},
+        {"Skill__SkillId=APPMARK", "Skill__VerifySkillId=aws:ssm:v", "OTHER",
+         "{\"Parameter\":{\"Value\":\"False\"}}", E_None, 1},
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        const char *env[] = {rows[i].id, rows[i].verify, 0};
+        skill *s = unit_secrets(env);
+        script_start();
+        for (iz k = 0; k < 4; k++)
+            unit_upstream(rows[i].body == denied ? 400 : 200, rows[i].body);
+        task t = unit_task(s, unit_arena());
+        alexa_request q = {0};
+        q.member[ALEXA_CONTEXT_APP] = unit_str(rows[i].app);
+        err error = skill_verify(&t, &q);
+        CHECK_ROW(error == rows[i].error && script.connects == rows[i].connects, unit_error(error));
+        CHECK(skill_verify(&t, &q) == error && script.connects == rows[i].connects);
+    }
+}
+
+/* Base URLs that are secrets: the services turn to them; without them nothing is asked. */
+static void test_secrets_urls(void)
+{
+    const char *env[] = {"Skill__TflApiUrl=aws:ssm:tfl", "Skill__SkillApiUrl=aws:ssm:skill",
+                         "Skill__TflApplicationId=plain", 0};
+    static const char first[] = "{\"Parameters\":[{\"Name\":\"tfl\",\"Value\":"
+                                "\"http://127.0.0.1:8085/base\"},{\"Name\":\"skill\",\"Value\":"
+                                "\"http://10.0.0.1/\"}]}";
+    skill *s = unit_secrets(env);
+    CHECK(s->tfl.error && s->preferences.error && s->preferences.error != E_PreferencesNotSet);
+    script_start();
+    unit_upstream(200, first);
+    script_add(S(""), THEN_END);
+    unit_upstream(200, unit_line);
+    CHECK(!unit_ask_tfl(s) && script.to.port == 8085 && script.connects == 2);
+    CHECK(unit_has(written(&script.sent), "GET /base/Line/victoria/Status?app_id=plain "));
+    CHECK(s->preferences.error == E_UrlInsecure);
+    s->secrets.until = 0; /* another place, and a connection to the old one that was kept */
+    iz connects = script.connects, closes = script.closes;
+    script.claimed = script.pieces;
+    unit_upstream(200, "{\"Parameters\":[{\"Name\":\"skill\",\"Value\":\"http://[::1]:8087\"},"
+                       "{\"Name\":\"tfl\",\"Value\":\"http://127.0.0.1:8086/base\"}]}");
+    script_add(S(""), THEN_END);
+    unit_upstream(200, unit_line);
+    CHECK(!unit_ask_tfl(s) && script.to.port == 8086 && script.connects == connects + 2);
+    CHECK(script.closes == closes + 2 && !s->preferences.error);
+    s->secrets.until = 0; /* trouble leaves them where they are */
+    script.claimed = script.pieces;
+    unit_upstream(400, "{\"__type\":\"ThrottlingException\"}");
+    script_add(S(""), THEN_END);
+    unit_upstream(200, unit_line);
+    CHECK(!unit_ask_tfl(s) && script.to.port == 8086 && !s->preferences.error);
+    s = unit_secrets(env);
+    script_start();
+    for (iz i = 0; i < 3; i++)
+        unit_upstream(400, "{\"__type\":\"ParameterNotFound\"}");
+    task t = unit_task(s, unit_arena());
+    line_ids ids = {0};
+    CHECK(unit_ask_tfl(s) == E_SecretNotFound && script.connects == 1);
+    CHECK(preferences_get(&t, S("token"), &ids) == E_SecretNotFound && script.connects == 1);
 }
 
 /* ---- sections 13, 15 and 16: what is asked and what is said ---- */
@@ -13585,6 +14383,50 @@ static void test_loop_wipes(void)
     CHECK(!dirt);
 }
 
+/* Whatever room there is, and nothing of keys, tokens and values is left in the event's memory, or
+ * in the process's but where the values in force are. */
+static void test_secrets_memory(void)
+{
+    static const char marks[][12] = {"SIGNING", "SESSION", "ACCESS", "ID-M", "KEY-M", "Signature"};
+    u8 *memory = unit_arena()->start;
+    iz had = 0;
+    for (iz room = 0; room < 400000; room += room < 4000 ? 160 : 5008) {
+        skill *s = unit_secrets(unit_two_secrets);
+        arena *a = unit_small_arena(room);
+        script_start();
+        unit_upstream(200, unit_aws_both);
+        script_add(S(""), THEN_END);
+        task t = unit_task(s, a);
+        secrets_need(&t, SETTING_APP_ID, SETTING_APP_KEY);
+        had += s->secrets.at[SETTING_APP_KEY].value.len == 8;
+        CHECK(s->secrets.at[SETTING_APP_KEY].value.len || script.logs == 2);
+        CHECK(a->at == a->start);
+    }
+    CHECK(had > 0);
+    skill *s = unit_secrets(unit_two_secrets);
+    script_start();
+    unit_upstream(200, unit_aws_both);
+    script_add(S(""), THEN_END);
+    task t = unit_task(s, unit_arena());
+    secrets_need(&t, SETTING_APP_ID, SETTING_APP_KEY);
+    CHECK(unit_is(s->secrets.at[SETTING_APP_ID].value, "ID-MARK"));
+    os_unguard(memory, INVOCATION_BYTES);
+    for (iz i = 0; i < countof(marks); i++) {
+        iz values =
+            str_starts(unit_str(marks[i]), S("ID")) || str_starts(unit_str(marks[i]), S("KEY"));
+        CHECK_ROW(!unit_search(memory, INVOCATION_BYTES, marks[i]), marks[i]);
+        CHECK_ROW(unit_search((const u8 *)s, sizeof *s, marks[i]) == values, marks[i]);
+    }
+    s->secrets.until = 0; /* another value leaves nothing of the old one */
+    script_start();
+    unit_upstream(400, "{\"__type\":\"AccessDeniedException\"}");
+    unit_upstream(200, SINGLE("2"));
+    unit_upstream(200, SINGLE("3"));
+    secrets_need(&t, SETTING_APP_ID, SETTING_APP_KEY);
+    CHECK(unit_is(s->secrets.at[SETTING_APP_KEY].value, "3"));
+    CHECK(!unit_search((const u8 *)s, sizeof *s, "MARK"));
+}
+
 static void test_loop_reconnects(void)
 {
     static const char statuses[][4] = {"403", "500"};
@@ -14276,11 +15118,12 @@ static void text_fill(textbuf *t, const char *form, ...)
 
 /* ---- the state of a world ---- */
 
-enum { W_API, W_TFL, W_PREFS, W_INVOKE, W_LISTENERS };
+enum { W_API, W_TFL, W_PREFS, W_AWS, W_INVOKE, W_LISTENERS };
 enum {
     W_CONNS = 48,                        /* open connections to all listeners of a world */
     W_PLANS = 16,                        /* planned answers at a time */
     W_ENV = 512,                         /* environment variables of the child */
+    W_SECRETS = 8,                       /* that AWS holds */
     W_SLOTS = W_LISTENERS + 1 + W_CONNS, /* what poll watches: listeners, the log, connections */
     W_TOGETHER = 16,                     /* worlds that may be pumped together */
     W_EVENT_SIZED = 2048,                /* Lambda sends longer events in chunks */
@@ -14352,6 +15195,13 @@ typedef struct {
     textbuf path, head, body; /* of the POST */
 } world_event;
 
+/* A secret, or with `ssm` a parameter. */
+typedef struct {
+    const char *name, *value; /* without a value there is none */
+    b32 ssm;
+    char kind; /* d: the role may not read it; b: binary */
+} world_secret;
+
 typedef struct {
     int listener[W_LISTENERS];
     int port[W_LISTENERS];
@@ -14385,6 +15235,11 @@ typedef struct {
     const char *favourites;           /* JSON array */
     const char *token;                /* the access token that is good */
     const char *reason_line, *reason; /* a reason of a test's own, said of this line */
+    const char *tfl_key;              /* the only app_key that is good; NULL: each */
+    world_secret secret[W_SECRETS];
+    const char *aws_id, *aws_key, *aws_token, *agent_token; /* that are good */
+    b32 aws_single;                                         /* the role may not ask for several */
+    int not_ready;                                          /* answers until the extension is */
 } world;
 
 /* ---- set-up ---- */
@@ -14477,6 +15332,8 @@ static void world_open(world *w)
 {
     *w = (world){.log_fd = -1, .api_prefix = "", .token = world_token};
     w->favourites = "[\"victoria\",\"northern\"]";
+    w->aws_id = "ASIAKEYMARKER", w->aws_key = "secret-key-MARKER";
+    w->aws_token = "session-token-MARKER", w->agent_token = "agent-token-MARKER";
     for (int i = 0; i < W_CONNS; i++)
         w->conn[i].fd = -1;
     for (int i = 0; i < W_LISTENERS; i++) {
@@ -14800,7 +15657,8 @@ static void world_inspect(world *w, const world_request *q)
         world_note(w, "method", q);
     if (post != head_value(&q->head, "Content-Length", &v))
         world_note(w, "Content-Length", q);
-    if (post && (!head_value(&q->head, "Content-Type", &v) || strcmp(v.ptr, "application/json")))
+    const char *type = q->listener == W_AWS ? "application/x-amz-json-1.1" : "application/json";
+    if (post && (!head_value(&q->head, "Content-Type", &v) || strcmp(v.ptr, type)))
         world_note(w, "Content-Type", q);
     if (head_value(&q->head, "Transfer-Encoding", &v))
         world_note(w, "Transfer-Encoding", q);
@@ -15073,11 +15931,15 @@ static int tfl_body(const world *w, const world_request *q, textbuf *t)
 static void tfl_answer(const world *w, world_conn *c, const world_request *q)
 {
     textbuf body = {0}, agent = {0};
+    const char *key = strstr(q->path.ptr, "app_key=");
     world_reply a = {.framing = W_CHUNKED};
     a.headers = "Cache-Control: public, must-revalidate, max-age=30\r\nServer: cloudflare\r\n";
     if (!head_value(&q->head, "User-Agent", &agent) || !agent.len) {
         text_puts(&body, "<html><title>403 Forbidden</title></html>");
         a.status = 403;
+    } else if (key && w->tfl_key && strcmp(key + 8, w->tfl_key)) {
+        text_puts(&body, "{\"message\":\"upstream-body-MARKER\"}");
+        a.status = 401;
     } else {
         a.status = tfl_body(w, q, &body);
     }
@@ -15100,6 +15962,274 @@ static void prefs_answer(const world *w, world_conn *c, const world_request *q)
     a.body = text_str(&body);
     conn_answer(c, &a);
     text_free(&body), text_free(&bearer);
+}
+
+/* ---- what AWS's services, its extension and the container's agent say ---- */
+
+/* Runs a shell command over the files `head` and `body`, which hold these texts, in a directory of
+ * its own; its output, without the run end, in out. */
+static void aws_shell(const textbuf *head, const textbuf *body, const char *command, textbuf *out)
+{
+    char dir[] = "/tmp/skill_aws.XXXXXX", path[64];
+    textbuf run = {0};
+    if (!mkdtemp(dir))
+        abort();
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, i ? "body" : "head");
+        FILE *f = fopen(path, "we");
+        fwrite(i ? body->ptr : head->ptr, 1, (size_t)(i ? body->len : head->len), f);
+        fclose(f);
+    }
+    text_format(&run, "cd %s && { %s; }; rm -r %s", dir, command, dir);
+    FILE *f = popen(run.ptr, "re");
+    text_clear(out);
+    for (int c; f && (c = fgetc(f)) != EOF;)
+        if (c != '\n')
+            text_add(out, &(char){(char)c}, 1);
+    if (f)
+        pclose(f);
+    text_free(&run);
+}
+
+/* A signature by openssl's command: `head` is the canonical request up to the body's hash, the
+ * scope has four parts. All but `secret` is of characters that a shell leaves alone. */
+static void aws_signature(const textbuf *head, const textbuf *body, const char *secret,
+                          const char *time, const char *scope, textbuf *out)
+{
+    textbuf command = {0};
+    text_format(&command,
+                "h() { openssl dgst -sha256 \"$@\" -r | cut -c1-64; }; m() { h -mac HMAC -macopt "
+                "\"$1\"; }; s=%s; set -- $(echo $s | tr / ' ')\n"
+                "k=$(printf %%s $1 | m 'key:AWS4%s'); k=$(printf %%s $2 | m hexkey:$k)\n"
+                "k=$(printf %%s $3 | m hexkey:$k); k=$(printf %%s $4 | m hexkey:$k)\n"
+                "c=$({ cat head; printf %%s $(h <body); } | h)\n"
+                "printf 'AWS4-HMAC-SHA256\\n%s\\n%%s\\n%%s' $s $c | m hexkey:$k",
+                scope, secret, time);
+    aws_shell(head, body, command.ptr, out);
+    text_free(&command);
+}
+
+static void text_hash(textbuf *t, const textbuf *data)
+{
+    u8 digest[HASH_MAX];
+    hash_of(SHA256, text_str(data), digest);
+    for (int i = 0; i < 32; i++)
+        text_format(t, "%02x", digest[i]);
+}
+
+/* The same without a process for each step, as whoever asks does not wait for ever. */
+static void aws_signature_soon(const textbuf *head, const textbuf *body, const char *secret,
+                               const char *time, const char *scope, textbuf *out)
+{
+    textbuf request = {0}, text = {0}, key = {0};
+    u8 mac[HASH_MAX];
+    text_add(&request, head->ptr, head->len), text_hash(&request, body);
+    text_format(&text, "AWS4-HMAC-SHA256\n%s\n%s\n", time, scope), text_hash(&text, &request);
+    text_format(&key, "AWS4%s", secret);
+    for (const char *at = scope; *at; at += strcspn(at, "/"), at += *at == '/') {
+        hmac(SHA256, text_str(&key), (str){(const u8 *)at, (iz)strcspn(at, "/")}, mac);
+        text_clear(&key), text_add(&key, mac, 32);
+    }
+    hmac(SHA256, text_str(&key), text_str(&text), mac);
+    text_clear(out);
+    for (int i = 0; i < 32; i++)
+        text_format(out, "%02x", mac[i]);
+    text_free(&request), text_free(&text), text_free(&key);
+}
+
+/* What stands between the text `from` and the next one of the characters `to`; "" if it is not
+ * there. */
+static void text_between(textbuf *out, const char *in, const char *from, const char *to)
+{
+    const char *at = strstr(in, from);
+    text_clear(out);
+    if (at)
+        text_add(out, at + strlen(from), (iz)strcspn(at + strlen(from), to));
+}
+
+/* Is it signed as AWS wants it, with the world's key, now, for this service? */
+static b32 aws_is_signed(const world *w, const world_request *q, const char *service_name,
+                         b32 by_openssl)
+{
+    textbuf by = {0}, time = {0}, names = {0}, value = {0}, head = {0}, want = {0}, scope = {0};
+    textbuf now = {0}, then = {0}, signature = {0}, rest = {0};
+    b32 good =
+        head_value(&q->head, "Authorization", &by) && head_value(&q->head, "X-Amz-Date", &time);
+    text_format(&want,
+                "AWS4-HMAC-SHA256 Credential=%s/%.8s/eu-west-1/%s/aws4_request, SignedHeaders=",
+                w->aws_id, good ? time.ptr : "", service_name);
+    good = good && !strncmp(by.ptr, want.ptr, (size_t)want.len);
+    text_format(&scope, "%.8s/eu-west-1/%s/aws4_request", good ? time.ptr : "", service_name);
+    text_time(&now, "%Y%m%dT%H%M%SZ", 0), text_time(&then, "%Y%m%dT%H%M%SZ", -300);
+    good = good && strcmp(time.ptr, then.ptr) >= 0 && strcmp(time.ptr, now.ptr) <= 0;
+    text_between(&names, good ? by.ptr : "", "SignedHeaders=", ",");
+    text_between(&signature, good ? by.ptr : "", ", Signature=", " ,");
+    good = good && head_value(&q->head, "X-Amz-Security-Token", &value) &&
+           !strcmp(value.ptr, w->aws_token) &&
+           !strcmp(names.ptr, "content-type;host;x-amz-date;x-amz-security-token;x-amz-target");
+    text_format(&head, "%s\n%s\n\n", q->method, q->path.ptr);
+    text_add(&rest, names.ptr, names.len);
+    for (char *name = strtok(rest.ptr, ";"); name && good; name = strtok(NULL, ";")) {
+        good = head_value(&q->head, name, &value);
+        text_format(&head, "%s:%s\n", name, value.ptr);
+    }
+    text_format(&head, "\n%s\n", names.ptr);
+    if (good) {
+        (by_openssl ? aws_signature : aws_signature_soon)(&head, &q->body, w->aws_key, time.ptr,
+                                                          scope.ptr, &value);
+        good = value.len == 64 && !strcmp(value.ptr, signature.ptr);
+    }
+    text_free(&by), text_free(&time), text_free(&names), text_free(&value), text_free(&head);
+    text_free(&want), text_free(&scope), text_free(&now), text_free(&then), text_free(&signature);
+    text_free(&rest);
+    return good;
+}
+
+static const world_secret *aws_find(const world *w, b32 ssm, const char *name)
+{
+    for (iz i = 0; i < W_SECRETS; i++)
+        if (w->secret[i].name && w->secret[i].ssm == ssm && !strcmp(w->secret[i].name, name))
+            return &w->secret[i];
+    return NULL;
+}
+
+/* Writes a secret's object; or the name of the error why not. */
+static const char *aws_put_secret(const world *w, b32 ssm, const char *name, textbuf *t)
+{
+    const world_secret *s = aws_find(w, ssm, name);
+    if (!s || !s->value)
+        return ssm ? "ParameterNotFound" : "ResourceNotFoundException";
+    if (s->kind == 'd')
+        return "AccessDeniedException";
+    if (ssm)
+        text_fill(t,
+                  "{'ARN':'arn:aws:ssm:eu-west-1:1:parameter#','DataType':'text',"
+                  "'LastModifiedDate':1.795E9,'Name':@,'Type':'SecureString','Value':@,"
+                  "'Version':1}",
+                  name, name, s->value);
+    else if (s->kind == 'b')
+        text_fill(t, "{'ARN':'arn:aws:x','Name':@,'SecretBinary':'YmluYXJ5LU1BUktFUg=='}", name);
+    else
+        text_fill(t,
+                  "{'ARN':'arn:aws:secretsmanager:eu-west-1:1:secret:#-AbCdEf','Name':@,"
+                  "'VersionId':'5e','CreatedDate':1.795E9,'SecretString':@,"
+                  "'VersionStages':['AWSCURRENT']}",
+                  name, name, s->value);
+    return NULL;
+}
+
+static void aws_put_error(textbuf *t, const char *error)
+{
+    text_clear(t);
+    text_fill(t, "{'__type':@,'Message':'secret-message-MARKER'}", error);
+}
+
+/* Several, by the names in the list at `path`. */
+static void aws_put_several(const world *w, b32 ssm, str body, textbuf *t)
+{
+    textbuf name = {0}, errors = {0};
+    const char *list = ssm ? "Names" : "SecretIdList";
+    char path[40];
+    text_fill(t, "{'#':[", ssm ? "Parameters" : "SecretValues");
+    for (int i = 0;
+         snprintf(path, sizeof path, "%s.%d", list, i) && peek_json(body, path, &name) == 's';
+         i++) {
+        iz before = t->len;
+        const char *error = aws_put_secret(w, ssm, name.ptr, t);
+        if (error && ssm)
+            text_fill(&errors, "#@", errors.len ? "," : "", name.ptr);
+        else if (error)
+            text_fill(&errors, "#{'SecretId':@,'ErrorCode':@,'Message':'x'}", errors.len ? "," : "",
+                      name.ptr, error);
+        if (t->len > before)
+            text_puts(t, ",");
+    }
+    if (t->ptr[t->len - 1] == ',')
+        t->len--;
+    text_fill(t, "],'#':[#]}", ssm ? "InvalidParameters" : "Errors", errors.len ? errors.ptr : "");
+    text_free(&name), text_free(&errors);
+}
+
+/* POST /: a call of Secrets Manager or Parameter Store. The status. */
+static int aws_post(const world *w, const world_request *q, textbuf *t)
+{
+    textbuf target = {0}, name = {0}, flag = {0};
+    str body = text_str(&q->body);
+    const char *error = NULL;
+    head_value(&q->head, "X-Amz-Target", &target);
+    b32 ssm = text_has(&target, "AmazonSSM."),
+        several = text_has(&target, "GetSecretValue") && text_has(&target, "Batch");
+    several |= ssm && text_has(&target, "GetParameters");
+    if (strcmp(q->path.ptr, "/") || !aws_is_signed(w, q, ssm ? "ssm" : "secretsmanager", 0))
+        error = "InvalidSignatureException";
+    else if (ssm && peek_json(body, "WithDecryption", &flag) != 't')
+        error = "ValidationException";
+    else if (several && w->aws_single)
+        error = "AccessDeniedException";
+    else if (several)
+        aws_put_several(w, ssm, body, t);
+    else if (peek_json(body, ssm ? "Name" : "SecretId", &name) != 's')
+        error = "SerializationException";
+    else {
+        text_puts(t, ssm ? "{\"Parameter\":" : "");
+        error = aws_put_secret(w, ssm, name.ptr, t);
+        text_puts(t, ssm ? "}" : "");
+    }
+    if (error)
+        aws_put_error(t, error);
+    text_free(&target), text_free(&name), text_free(&flag);
+    return error ? 400 : 200;
+}
+
+/* GETs: the extension's, and the agent's credentials. The status. */
+static int aws_get(world *w, const world_request *q, textbuf *t)
+{
+    textbuf token = {0}, name = {0};
+    b32 ssm = !strncmp(q->path.ptr, "/systemsmanager/parameters/get?", 31);
+    int status = 200;
+    if (!strcmp(q->path.ptr, "/agent?v=1")) {
+        if (!head_value(&q->head, "Authorization", &token) || strcmp(token.ptr, w->agent_token))
+            text_fill(t, "{'code':'AccessDenied','message':'secret-message-MARKER'}"), status = 401;
+        else
+            text_fill(t,
+                      "{'AccessKeyId':@,'SecretAccessKey':@,'Token':@,"
+                      "'Expiration':'2036-02-25T06:03:31Z','RoleArn':'TASK_ROLE_ARN'}",
+                      w->aws_id, w->aws_key, w->aws_token);
+    } else if (!ssm && strncmp(q->path.ptr, "/secretsmanager/get?", 20)) {
+        text_puts(t, "not found"), status = 404;
+    } else if (!head_value(&q->head, "X-Aws-Parameters-Secrets-Token", &token) ||
+               strcmp(token.ptr, w->aws_token)) {
+        text_puts(t, "session token secret-message-MARKER"), status = 401;
+    } else if (w->not_ready-- > 0) {
+        text_puts(t, "not ready to serve traffic, please wait"), status = 400;
+    } else {
+        const char *at = strstr(q->path.ptr, ssm ? "name=" : "secretId=");
+        for (at = at ? strchr(at, '=') + 1 : ""; *at && *at != '&'; at++) {
+            unsigned code = (u8)*at;
+            if (code == '%' && sscanf(at + 1, "%2x", &code) == 1)
+                at += 2;
+            text_add(&name, &(char){(char)code}, 1);
+        }
+        text_puts(t, ssm ? "{\"Parameter\":" : "");
+        const char *error = aws_put_secret(w, ssm, name.len ? name.ptr : "", t);
+        text_puts(t, ssm ? ",\"ResultMetadata\":{}}" : "");
+        if (error)
+            text_clear(t), text_format(t, "an unexpected error occurred: %s", error), status = 400;
+    }
+    text_free(&token), text_free(&name);
+    return status;
+}
+
+static void aws_answer(world *w, world_conn *c, const world_request *q)
+{
+    textbuf body = {0};
+    b32 post = !strcmp(q->method, "POST");
+    world_reply a = {.status = post ? aws_post(w, q, &body) : aws_get(w, q, &body),
+                     .framing = W_SIZED};
+    a.headers = post ? "Content-Type: application/x-amz-json-1.1\r\n" : NULL;
+    a.body = text_str(&body);
+    conn_answer(c, &a);
+    text_free(&body);
 }
 
 /* ---- the Runtime API ---- */
@@ -15224,6 +16354,8 @@ static void world_dispatch(world *w, world_conn *c, world_request *q)
         tfl_answer(w, c, q);
     } else if (q->listener == W_PREFS) {
         prefs_answer(w, c, q);
+    } else if (q->listener == W_AWS) {
+        aws_answer(w, c, q);
     } else {
         c->held = 1; /* an invoke: serve takes it in its turn */
     }
@@ -15417,9 +16549,13 @@ static int world_wait_exit(world *w, int ms)
     return WIFEXITED(w->exit_status) ? WEXITSTATUS(w->exit_status) : -1;
 }
 
+/* The output of every bootstrap so far. */
+static textbuf e2e_log;
+
 static void world_close(world *w)
 {
     world_kill(w);
+    text_add(&e2e_log, w->log.ptr, w->log.len);
     world_forget(w);
     for (int i = 0; i < W_CONNS; i++)
         conn_close(&w->conn[i], 0);
@@ -16910,8 +18046,6 @@ static int command_serve(int argc, char **argv)
  * the aarch64 one under qemu.
  * ------------------------------------------------------------------------------------------ */
 
-static textbuf e2e_log; /* the output of every bootstrap so far */
-
 static const alexa_event e2e_help = {.type = "IntentRequest", .intent = "AMAZON.HelpIntent"};
 static const alexa_event e2e_commute = {
     .type = "IntentRequest", .intent = "CommuteIntent", .token = world_token};
@@ -16970,7 +18104,6 @@ static void e2e_close(world *w)
     CHECK(!w->violations.len);
     CHECK(!w->init_error.len);
     e2e_check_log(w);
-    text_add(&e2e_log, w->log.ptr, w->log.len);
     world_close(w);
 }
 
@@ -17432,9 +18565,10 @@ static void test_e2e_log_settings(void)
         CHECK((w.log.len > 0) == rows[i].lines);
         CHECK(!rows[i].lines || (w.log.ptr[0] == '{') == rows[i].json);
         CHECK(!rows[i].lines || text_has(&w.log, "8f507dfc-5e1b-4c4a-9b1f-000000000001"));
-        text_add(&e2e_log, w.log.ptr, w.log.len);
-        if (!rows[i].json)
+        if (!rows[i].json) {
+            text_add(&e2e_log, w.log.ptr, w.log.len);
             text_clear(&w.log);
+        }
         e2e_close(&w);
     }
     text_free(&type);
@@ -18990,7 +20124,7 @@ static void test_dns_real_server(void)
 
 /* ---- the skill through TLS: nginx before the stand-ins ---- */
 
-enum { HTTPS_TFL, HTTPS_PREFS, HTTPS_WRONG, HTTPS_EXPIRED, HTTPS_UNKNOWN, HTTPS_PORTS };
+enum { HTTPS_TFL, HTTPS_PREFS, HTTPS_AWS, HTTPS_WRONG, HTTPS_EXPIRED, HTTPS_UNKNOWN, HTTPS_PORTS };
 
 typedef struct {
     char dir[64];
@@ -19000,7 +20134,8 @@ typedef struct {
 
 static void https_start(https_world *h, const world *w)
 {
-    static const char names[HTTPS_PORTS][8] = {"leaf", "leaf", "wrong", "expired", "unknown"};
+    static const char names[HTTPS_PORTS][8] = {"leaf",  "leaf",    "leaf",
+                                               "wrong", "expired", "unknown"};
     char path[100];
     snprintf(path, sizeof path, "%s/proxy.conf", h->dir);
     FILE *f = fopen(path, "w");
@@ -19016,7 +20151,10 @@ static void https_start(https_world *h, const world *w)
         fprintf(f,
                 "server { listen 127.0.0.1:%d ssl; ssl_certificate %s.chain;\n"
                 "ssl_certificate_key %s.key; location / { proxy_pass http://127.0.0.1:%d; } }\n",
-                h->port[i], names[i], names[i], w->port[i == HTTPS_PREFS ? W_PREFS : W_TFL]);
+                h->port[i], names[i], names[i],
+                w->port[i == HTTPS_PREFS ? W_PREFS
+                        : i == HTTPS_AWS ? W_AWS
+                                         : W_TFL]);
     fputs("}\n", f);
     fclose(f);
     pid_t parent = getpid();
@@ -20371,6 +21509,27 @@ static b32 early_place(u64 *from, u64 *to, u64 *entry)
     return found;
 }
 
+/* What is resident of the program behind its first segment, in kB: a text that an early function
+ * shares with another may lie there. */
+static long early_beyond(pid_t pid)
+{
+    char path[64], row[256], mode[8];
+    unsigned long long offset = 0;
+    long kb, sum = 0;
+    b32 code = 0;
+    snprintf(path, sizeof path, "/proc/%d/smaps", pid);
+    FILE *f = fopen(path, "re");
+    while (f && fgets(row, sizeof row, f)) {
+        if (sscanf(row, "%*x-%*x %7s %llx", mode, &offset) == 2)
+            code = !strcmp(mode, "r-xp") && offset;
+        else if (code && sscanf(row, "Rss: %ld", &kb) == 1)
+            sum += kb;
+    }
+    if (f)
+        fclose(f);
+    return f ? sum : -1;
+}
+
 /* Step by step up to the wait for the first answer: the Makefile's EARLY names every function. */
 static void test_e2e_early(void)
 {
@@ -20399,6 +21558,7 @@ static void test_e2e_early(void)
             break;
         ptrace(PTRACE_SINGLESTEP, pid, 0, 0);
     }
+    CHECK(!early_beyond(pid));
     kill(pid, SIGKILL);
     waitpid(pid, &status, 0);
     CHECK(steps > 1000 && r.rax == 45);
@@ -21325,6 +22485,369 @@ static void test_e2e_crash_faults(void)
     e2e_close(&w);
 }
 
+/* ---- secrets: AWS's services through TLS, each call's signature checked ---- */
+
+static const char secret_key[] = "tfl-key-of-a-secret-MARKER";
+static const char secret_id[] = "tfl-id-of-a-secret-MARKER";
+
+/* The checker itself: post-sts-header-before of AWS's aws-sig-v4-test-suite, and one that it must
+ * find wrong. */
+static void test_e2e_aws_checker(void)
+{
+    static const char request[] =
+        "POST\n/\n\nhost:example.amazonaws.com\nx-amz-date:20150830T123600Z\nx-amz-security-token:"
+        "AQoDYXdzEPT//////////wEXAMPLEtc764bNrC9SAPBSM22wDOk4x4HIZ8j4FZTwdQWLWsKWHGBuFqwAeMicRXmxfp"
+        "SPfIeoIYRqTflfKD8YUuwthAx7mSEI/qkPpKPi/kMcGdQrmGdeehM4IC1NtBmUpp2wUE8phUZampKsburEDy0KPkyQ"
+        "DYwT7WZ0wq5VSXDvp75YU9HFvlRd8Tx6q6fE8YQcHNVXAkiY9q6d+xo0rKwT38xVqr7ZD0u0iPPkUL64lIZbqBAz+s"
+        "cqKmlzm8FDrypNC9Yjc8fPOLn9FX9KSYvKTr4rvx3iSIlTJabIQwj2ICCR/oLxBA==\n\n"
+        "host;x-amz-date;x-amz-security-token\n";
+    static const char good[] = "85d96828115b5dc0cfc3bd16ad9e210dd772bbebba041836c64533a82be05ead";
+    static const char *const scopes[] = {"20150830/us-east-1/service/aws4_request",
+                                         "20150831/us-east-1/service/aws4_request"};
+    textbuf head = {0}, body = {0}, out = {0};
+    if (!test_openssl()) {
+        printf("to install: openssl\n");
+        skipped++;
+        return;
+    }
+    text_puts(&head, request), text_clear(&body);
+    for (int i = 0; i < 4; i++) {
+        (i & 2 ? aws_signature : aws_signature_soon)(&head, &body,
+                                                     "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+                                                     "20150830T123600Z", scopes[i & 1], &out);
+        CHECK(out.len == 64 && !strcmp(out.ptr, good) == !(i & 1));
+    }
+    text_free(&head), text_free(&body), text_free(&out);
+}
+
+/* A world behind nginx whose secrets stand under alexa-london-travel/, as in the .NET version's
+ * deployment, or are named one by one. */
+static void secrets_open(https_world *h, world *w, b32 prefix)
+{
+    https_open(h, w);
+    w->secret[0] = (world_secret){"alexa-london-travel/Skill__SkillId", world_skill_id, 0, 0};
+    w->secret[1] = (world_secret){"alexa-london-travel/Skill__TflApplicationId", secret_id, 0, 0};
+    w->secret[2] = (world_secret){"alexa-london-travel/Skill__TflApplicationKey", secret_key, 0, 0};
+    w->secret[3] = (world_secret){"/london/key", secret_key, 1, 0};
+    w->secret[4] = (world_secret){"/london/id", secret_id, 1, 0};
+    w->tfl_key = secret_key;
+    world_env_format(w, "AWS_ENDPOINT_URL=https://localhost:%d", h->port[HTTPS_AWS]);
+    world_env(w, "Skill__TflApplicationId"), world_env(w, "Skill__TflApplicationKey");
+    if (prefix) {
+        world_env(w, "Skill__SkillId");
+        world_env(w, "Skill__SecretsPrefix=alexa-london-travel/");
+    }
+}
+
+/* What was taken for rightly signed, and what was not, is so for openssl as well. */
+static void secrets_close(https_world *h, world *w)
+{
+    for (iz i = 0; i < w->requests; i++) {
+        const world_request *q = &w->request[i];
+        const char *name = text_has(&q->head, "AmazonSSM.") ? "ssm" : "secretsmanager";
+        if (q->listener == W_AWS && !strcmp(q->method, "POST"))
+            CHECK(aws_is_signed(w, q, name, 0) == aws_is_signed(w, q, name, 1));
+    }
+    https_stop(h);
+    e2e_close(w);
+}
+
+/* How many requests were for this operation. */
+static int secrets_asked(const world *w, const char *target)
+{
+    int n = 0;
+    for (iz i = 0; i < w->requests; i++)
+        n += w->request[i].listener == W_AWS && text_has(&w->request[i].head, target);
+    return n;
+}
+
+/* The last request to TfL had these credentials in its query; "": none. */
+static b32 secrets_used(const world *w, const char *id, const char *key)
+{
+    const world_request *q = NULL;
+    textbuf query = {0};
+    world_count(w, W_TFL, "/Line/", &q);
+    if (*id)
+        text_format(&query, "?app_id=%s", id);
+    if (*key)
+        text_format(&query, "%capp_key=%s", *id ? '&' : '?', key);
+    text_puts(&query, "");
+    b32 good = q && !strcmp(q->path.ptr + strcspn(q->path.ptr, "?"), query.ptr ? query.ptr : "");
+    text_free(&query);
+    return good;
+}
+
+static b32 secrets_heard(world *w)
+{
+    textbuf heard = {0};
+    b32 good = e2e_ask(w, &e2e_victoria, &heard) == 'r' && text_has(&heard, "good service");
+    text_free(&heard);
+    return good;
+}
+
+static b32 secrets_refuse(world *w, const char *type)
+{
+    textbuf event = {0}, found = {0};
+    event_make(&event, &e2e_victoria);
+    b32 good = e2e_refused(w, text_str(&event), &found) && !strcmp(found.ptr, type);
+    text_free(&event), text_free(&found);
+    return good;
+}
+
+/* The old deployment's names, in one call; rotated; taken away. */
+static void e2e_secrets_prefix(https_world *h)
+{
+    world w;
+    secrets_open(h, &w, 1);
+    world_start(&w);
+    CHECK(world_idle(&w, 5000) && !world_count(&w, W_AWS, "", NULL)); /* nothing before an event */
+    CHECK(secrets_heard(&w) && secrets_used(&w, secret_id, secret_key));
+    CHECK(secrets_heard(&w) && secrets_used(&w, secret_id, secret_key));
+    CHECK(world_count(&w, W_AWS, "", NULL) == 1);
+    CHECK(secrets_asked(&w, "secretsmanager.BatchGetSecretValue") == 1);
+    w.secret[2].value = w.tfl_key = "rotated-MARKER";
+    CHECK(secrets_heard(&w) && secrets_used(&w, secret_id, "rotated-MARKER"));
+    CHECK(world_count(&w, W_AWS, "", NULL) == 2 && world_count(&w, W_TFL, "/Line/", NULL) == 4);
+    w.secret[2].value = NULL, w.tfl_key = "rotated-twice-MARKER";
+    CHECK(secrets_heard(&w) && secrets_used(&w, secret_id, ""));
+    CHECK(text_has(&w.log, "\"Skill__TflApplicationKey\"") && text_has(&w.log, "SecretNotFound"));
+    secrets_close(h, &w);
+    secrets_open(h, &w, 1); /* another skill's request, and a skill id that is not to be had */
+    w.secret[0].value = "amzn1.ask.skill.another";
+    world_start(&w);
+    CHECK(secrets_refuse(&w, "Function.SkillIdMismatch"));
+    world_kill(&w);
+    w.secret[0].value = NULL;
+    world_start(&w);
+    CHECK(secrets_refuse(&w, "Function.SkillIdUnavailable"));
+    CHECK(secrets_refuse(&w, "Function.SkillIdUnavailable"));
+    CHECK(text_has(&w.log, "\"Skill__SkillId\"") && !world_count(&w, W_TFL, "", NULL));
+    world_kill(&w);
+    world_env(&w, "Skill__VerifySkillId=false");
+    world_start(&w);
+    CHECK(secrets_heard(&w) && secrets_used(&w, secret_id, secret_key));
+    secrets_close(h, &w);
+}
+
+/* One by one from both services; batches that are denied, in part or whole. */
+static void e2e_secrets_named(https_world *h)
+{
+    static const char *const from[][2] = {
+        {"aws:ssm:/london/id", "aws:ssm:/london/key"},
+        {"aws:secretsmanager:alexa-london-travel/Skill__TflApplicationId", "aws:ssm:/london/key"},
+        {"aws:secretsmanager:alexa-london-travel/Skill__TflApplicationId",
+         "aws:secretsmanager:alexa-london-travel/Skill__TflApplicationKey"}};
+    static const char *const operations[] = {"GetParameters", "GetParameter", "BatchGetSecretValue",
+                                             "secretsmanager.GetSecretValue"};
+    static const int calls[][4] = {{1, 0, 0, 0}, {0, 1, 0, 1}, {0, 0, 1, 0}};
+    world w;
+    for (int i = 0; i < 6; i++) {
+        char text[120];
+        secrets_open(h, &w, 0);
+        w.aws_single = i > 2;
+        snprintf(text, sizeof text, "Skill__TflApplicationId=%s", from[i % 3][0]);
+        world_env(&w, text);
+        snprintf(text, sizeof text, "Skill__TflApplicationKey=%s", from[i % 3][1]);
+        world_env(&w, text);
+        world_start(&w);
+        CHECK(secrets_heard(&w) && secrets_used(&w, secret_id, secret_key));
+        CHECK(!text_has(&w.log, "ERROR"));
+        for (int k = 0; k < 4 && !w.aws_single; k++) {
+            snprintf(text, sizeof text, "%s\r\n", operations[k]);
+            CHECK(secrets_asked(&w, text) == calls[i % 3][k]);
+        }
+        CHECK(!w.aws_single || world_count(&w, W_AWS, "", NULL) == (i == 4 ? 2 : 3));
+        secrets_close(h, &w);
+    }
+}
+
+/* What can be wrong with one secret: the other is used, the log names the variable. */
+static void e2e_secrets_wrong(https_world *h)
+{
+    static char large[300];
+    memset(large, 'x', sizeof large - 1);
+    memcpy(large, "MARKER", 6);
+    const struct {
+        const char *value;
+        char kind;
+        const char *error;
+    } rows[] = {{NULL, 0, "SecretNotFound"},
+                {"x-MARKER", 'd', "SecretDenied"},
+                {"x", 'b', "SecretInvalid"},
+                {large, 0, "SecretInvalid"},
+                {"{'a':'MARKER'}", 0, "SecretInvalid"},
+                {"a MARKER", 0, "SecretInvalid"}};
+    world w;
+    for (iz i = 0; i < countof(rows); i++) {
+        secrets_open(h, &w, 1);
+        w.secret[2].value = rows[i].value, w.secret[2].kind = rows[i].kind;
+        world_start(&w);
+        CHECK(secrets_heard(&w) && secrets_used(&w, secret_id, ""));
+        CHECK(text_has(&w.log, rows[i].error) && text_has(&w.log, "\"Skill__TflApplicationKey\""));
+        CHECK(!text_has(&w.log, "\"Skill__TflApplicationId\""));
+        secrets_close(h, &w);
+    }
+}
+
+/* Trouble with the service as a whole. TfL is asked anonymously; a skill whose id is a secret
+ * refuses. */
+static void e2e_secrets_trouble(https_world *h)
+{
+    static const world_reply replies[] = {
+        {.status = 200, .body = BODY("{\"SecretValues\":[{\"Name\":\"MARKER\"")},
+        {.status = 200,
+         .body = BODY("<html>MARKER</html>"),
+         .headers = "Content-Type: text/html\r\n"},
+        {.status = 400, .body = BODY("{\"__type\":\"ThrottlingException\"}")},
+        {.status = 302, .headers = "Location: https://localhost:1/\r\n"},
+        {.status = 200, .body = BODY("{}"), .delay_ms = 20000}, /* too slow */
+        {.status = 200, .body = BODY("{\"SecretValues\":[]}"), .cut = -5, .after = W_CLOSE},
+    };
+    static const char *const errors[] = {"JsonTruncated", "JsonSyntax", "HttpBusy",
+                                         "SecretRefused", "TimedOut",   "HttpTruncated"};
+    world w;
+    for (iz i = 0; i < 2 * countof(replies); i++) {
+        b32 prefix = i >= countof(replies);
+        iz row = i % countof(replies);
+        secrets_open(h, &w, prefix);
+        if (!prefix) {
+            world_env(&w, "Skill__TflApplicationId=aws:secretsmanager:a");
+            world_env(&w, "Skill__TflApplicationKey=aws:secretsmanager:b");
+        } else if (row == 3) {
+            for (int k = 0; k < 3; k++) /* the single calls that follow */
+                world_plan(&w, W_AWS, "/", replies[row]);
+        }
+        world_plan(&w, W_AWS, "/", replies[row]);
+        if (!prefix && row == 3)
+            world_plan(&w, W_AWS, "/", replies[row]), world_plan(&w, W_AWS, "/", replies[row]);
+        world_start(&w);
+        if (prefix)
+            CHECK(secrets_refuse(&w, "Function.SkillIdUnavailable"));
+        else
+            CHECK(secrets_heard(&w) && secrets_used(&w, "", ""));
+        CHECK_ROW(text_has(&w.log, errors[row]), errors[row]);
+        secrets_close(h, &w);
+    }
+}
+
+/* A wrong key or token, no credentials or region, a server nobody vouches for, nobody there. */
+static void e2e_secrets_keys(https_world *h)
+{
+    static const struct {
+        const char *env, *error;
+    } rows[] = {{"AWS_SECRET_ACCESS_KEY=another-key-MARKER", "CredentialsRefused"},
+                {"AWS_SESSION_TOKEN=another-token-MARKER", "CredentialsRefused"},
+                {"AWS_SESSION_TOKEN", "CredentialsRefused"},
+                {"AWS_ACCESS_KEY_ID=AKIAANOTHERMARKER", "CredentialsRefused"},
+                {"AWS_REGION=eu-west-2", "CredentialsRefused"},
+                {"AWS_ACCESS_KEY_ID", "CredentialsMissing"},
+                {"AWS_REGION", "RegionInvalid"},
+                {"AWS_ENDPOINT_URL=http://192.0.2.1/", "UrlInsecure"},
+                {"unknown", "CertIssuerUnknown"},
+                {"nobody", "ConnectRefused"}};
+    world w;
+    for (iz i = 0; i < countof(rows); i++) {
+        secrets_open(h, &w, 1);
+        world_env(&w, "Skill__VerifySkillId=false");
+        if (!strcmp(rows[i].env, "unknown"))
+            world_env_format(&w, "AWS_ENDPOINT_URL=https://localhost:%d", h->port[HTTPS_UNKNOWN]);
+        else if (!strcmp(rows[i].env, "nobody"))
+            world_env(&w, "AWS_ENDPOINT_URL=https://localhost:1");
+        else
+            world_env(&w, rows[i].env);
+        world_start(&w);
+        CHECK_ROW(secrets_heard(&w) && secrets_used(&w, "", ""), rows[i].env);
+        CHECK_ROW(text_has(&w.log, rows[i].error), rows[i].env);
+        CHECK(world_count(&w, W_AWS, "", NULL) == (i < 5)); /* and then no call for each */
+        CHECK(world_count(&w, W_TFL, "", NULL) == 1);
+        CHECK(secrets_heard(&w) && world_count(&w, W_AWS, "", NULL) == (i < 5)); /* a pause */
+        secrets_close(h, &w);
+    }
+}
+
+/* Credentials from the container's agent: over https with a token in a file that changes, over http
+ * on this machine with one in the environment; and one that it does not take. */
+static void e2e_secrets_agent(https_world *h)
+{
+    world w;
+    char path[100], text[140];
+    for (int i = 0; i < 3; i++) {
+        secrets_open(h, &w, 1);
+        w.aws_id = "ASIAOFTHEAGENTMARKER", w.aws_key = "key-of-the-agent-MARKER";
+        w.aws_token = "token-of-the-agent-MARKER", w.agent_token = "Basic agent-MARKER";
+        world_env(&w, "AWS_ACCESS_KEY_ID"), world_env(&w, "AWS_SECRET_ACCESS_KEY");
+        world_env(&w, "AWS_SESSION_TOKEN");
+        world_env_format(&w,
+                         i ? "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:%d/agent?v=1"
+                           : "AWS_CONTAINER_CREDENTIALS_FULL_URI=https://localhost:%d/agent?v=1",
+                         i ? w.port[W_AWS] : h->port[HTTPS_AWS]);
+        snprintf(path, sizeof path, "%s/token", h->dir);
+        FILE *f = fopen(path, "we");
+        fputs("Basic agent-MARKER\n", f);
+        fclose(f);
+        world_env(&w, i == 2 ? "AWS_CONTAINER_AUTHORIZATION_TOKEN=wrong-MARKER"
+                             : "AWS_CONTAINER_AUTHORIZATION_TOKEN=Basic agent-MARKER");
+        snprintf(text, sizeof text, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=%s", path);
+        if (!i)
+            world_env(&w, text), world_env(&w, "AWS_CONTAINER_AUTHORIZATION_TOKEN=old-MARKER");
+        world_start(&w);
+        if (i == 2) {
+            CHECK(secrets_refuse(&w, "Function.SkillIdUnavailable"));
+            CHECK(text_has(&w.log, "CredentialsMissing") && world_count(&w, W_AWS, "", NULL) == 1);
+        } else {
+            CHECK(secrets_heard(&w) && secrets_used(&w, secret_id, secret_key));
+            w.agent_token = "another-MARKER";
+            f = fopen(path, "we");
+            fputs("another-MARKER", f);
+            fclose(f);
+            w.secret[2].value = w.tfl_key = "rotated-MARKER";
+            w.aws_key = "another-key-of-the-agent-MARKER";
+            CHECK(secrets_heard(&w)); /* or else anonymously; the skill's id stays known */
+            CHECK(secrets_used(&w, i ? "" : secret_id, i ? "" : "rotated-MARKER"));
+            CHECK(secrets_heard(&w));
+            CHECK(world_count(&w, W_AWS, "/agent", NULL) == 2);
+        }
+        secrets_close(h, &w);
+    }
+}
+
+/* The extension, which is not ready at first, and answers from its own cache. */
+static void e2e_secrets_extension(https_world *h)
+{
+    world w;
+    for (int i = 0; i < 2; i++) {
+        secrets_open(h, &w, 1);
+        world_env(&w, "Skill__VerifySkillId=aws:ssm:/london/verify");
+        w.secret[5] = (world_secret){"/london/verify", "true", 1, 0};
+        world_env_format(&w, "PARAMETERS_SECRETS_EXTENSION_HTTP_PORT=%d", w.port[W_AWS]);
+        w.not_ready = 2;
+        w.secret[1].value = i ? NULL : secret_id;
+        if (i)
+            world_env(&w, "AWS_SECRET_ACCESS_KEY"); /* it has its own way */
+        world_start(&w);
+        CHECK(secrets_heard(&w) && secrets_used(&w, i ? "" : secret_id, secret_key));
+        CHECK(world_count(&w, W_AWS, "/secretsmanager/get?", NULL) == 3 + 2);
+        CHECK(world_count(&w, W_AWS, "/systemsmanager/", NULL) == 1);
+        CHECK(world_count(&w, W_AWS, "", NULL) == 6 && text_has(&w.log, "ERROR") == i);
+        secrets_close(h, &w);
+    }
+}
+
+static void test_e2e_secrets(void)
+{
+    https_world h;
+    if (!e2e_ready() || !peers_open(h.dir))
+        return;
+    e2e_secrets_prefix(&h);
+    e2e_secrets_named(&h);
+    e2e_secrets_wrong(&h);
+    e2e_secrets_trouble(&h);
+    e2e_secrets_keys(&h);
+    e2e_secrets_agent(&h);
+    e2e_secrets_extension(&h);
+    peers_close(h.dir);
+}
+
 /* ---- the long run, and what no log may hold ---- */
 
 /* 10,000 invocations of every kind: memory and open files as after the first 100. Under a runner
@@ -21364,16 +22887,37 @@ static void test_e2e_ten_thousand(void)
     text_free(&heard), text_free(&type);
 }
 
-/* Must run last: looks through what all of the above wrote. */
+/* Must run last: looks through what all of the above wrote, the bootstraps and the program inside
+ * this process. The secrets of the unit tests hold the word MARK, of the others MARKER; and none
+ * may stand there in another form, as a request or an answer would have it. */
 static void test_e2e_no_secret_in_any_log(void)
 {
     static const char *const never[] = {
-        "MARKER", "app_key", "app_id", "Bearer", "amzn1.ask.account", "/Status?", "Zm9vYmFy"};
+        "MARK",
+        "app_key",
+        "app_id",
+        "Bearer",
+        "Basic ",
+        "amzn1.ask.account",
+        "/Status?",
+        "Zm9vYmFy",             /* of the user's token */
+        "Signature=",           /* of a signed request */
+        "AWS4",                 /* which a signing key begins with */
+        "YmluYXJ5",             /* of a binary secret */
+        "TUFSSw",               /* of another */
+        "SecretString",         /* of an answer */
+        "alexa-london-travel/", /* of the names of secrets */
+        "/london/",
+        "wJalrXUtnFEMI", /* of AWS's examples */
+        "TOKEN",
+    };
     if (!e2e_ready())
         return;
-    CHECK(e2e_log.len > 0);
-    for (iz i = 0; i < countof(never); i++)
-        CHECK(!text_has(&e2e_log, never[i]));
+    CHECK(e2e_log.len > 0 && logged.len > 0 && logged.cap < 1 << 22);
+    for (iz i = 0; i < countof(never); i++) {
+        CHECK_ROW(!text_has(&e2e_log, never[i]), never[i]);
+        CHECK_ROW(!memmem(logged.ptr, logged.len, never[i], strlen(never[i])), never[i]);
+    }
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -23323,6 +24867,22 @@ static const struct {
     {"workers_end", test_workers_end},
     {"restored_copies_differ", test_restored_copies_differ},
     {"fuzz_entries", test_fuzz_entries},
+    {"aws_signatures", test_aws_signatures},
+    {"aws_signature_limits", test_aws_signature_limits},
+    {"secrets_answers", test_secrets_answers},
+    {"secrets_values", test_secrets_values},
+    {"secrets_request", test_secrets_request},
+    {"secrets_kept", test_secrets_kept},
+    {"secrets_apart", test_secrets_apart},
+    {"secrets_refused", test_secrets_refused},
+    {"secrets_extension", test_secrets_extension},
+    {"secrets_container", test_secrets_container},
+    {"secrets_container_cut", test_secrets_container_cut},
+    {"secrets_endpoints", test_secrets_endpoints},
+    {"secrets_configured", test_secrets_configured},
+    {"secrets_skill_id", test_secrets_skill_id},
+    {"secrets_urls", test_secrets_urls},
+    {"secrets_memory", test_secrets_memory},
     {"e2e_json_reader", test_e2e_json_reader},
     {"e2e_conversation", test_e2e_conversation},
     {"e2e_session", test_e2e_session},
@@ -23381,6 +24941,8 @@ static const struct {
     {"e2e_early", test_e2e_early},
     {"e2e_restore", test_e2e_restore},
     {"e2e_empty_root", test_e2e_empty_root},
+    {"e2e_aws_checker", test_e2e_aws_checker},
+    {"e2e_secrets", test_e2e_secrets},
     {"e2e_ten_thousand", test_e2e_ten_thousand},
     {"e2e_no_secret_in_any_log", test_e2e_no_secret_in_any_log},
 };
