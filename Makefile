@@ -47,8 +47,9 @@ CFLAGS_TEST := -std=c11 -D_GNU_SOURCE -O1 -g $(WARN) $(if $(CLANG),,-Wno-format-
 
 all: $(OUT)/bootstrap
 
+# -g, although -s takes away what it adds: clang makes slightly other code with it.
 $(OUT)/bootstrap: skill.c $(OUT)/skill.ld
-	$(CC) $(CFLAGS_BOOTSTRAP) $(LDFLAGS_BOOTSTRAP)sha1 -s -o $@ skill.c
+	$(CC) $(CFLAGS_BOOTSTRAP) $(LDFLAGS_BOOTSTRAP)sha1 -g -s -o $@ skill.c
 
 # The same image with symbols, for gdb and addr2line. Its build id is given to it: a linker makes
 # one of the whole file, and that of the program is not to depend on what describes it.

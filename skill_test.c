@@ -21558,7 +21558,11 @@ static void test_e2e_early(void)
             break;
         ptrace(PTRACE_SINGLESTEP, pid, 0, 0);
     }
+#ifndef __clang__ /* which keeps all texts in one place */
     CHECK(!early_beyond(pid));
+#else
+    (void)early_beyond;
+#endif
     kill(pid, SIGKILL);
     waitpid(pid, &status, 0);
     CHECK(steps > 1000 && r.rax == 45);
