@@ -22417,6 +22417,60 @@ static void test_e2e_crash_signals(void)
     e2e_close(&w);
 }
 
+/* Started with these signals blocked; and with a log that nobody reads any longer. */
+static void test_e2e_crash_inherited(void)
+{
+    sigset_t all, before;
+    world w;
+    if (!e2e_ready())
+        return;
+    world_open(&w);
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, &before);
+    world_start(&w);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    CHECK(e2e_alive(&w) && world_idle(&w, 9000) && crash_asleep(&w));
+    e2e_read_log(&w);
+    iz from = w.log.len;
+    kill(w.pid, SIGFPE);
+    crash_check(&w, SIGFPE, "SIGFPE", "12 Lambda Runtime API", "os_recv", from);
+    world_start(&w);
+    CHECK(e2e_alive(&w) && world_idle(&w, 9000));
+    e2e_read_log(&w);
+    close(w.log_fd);
+    w.log_fd = -1;
+    for (int i = 0; i < 3; i++)
+        CHECK(e2e_alive(&w) && world_idle(&w, 9000));
+    e2e_close(&w);
+}
+
+/* Who started it ignores the end of children, and that is handed on: a worker that ends is replaced
+ * all the same. A crash of the first process leaves a line, as any other, and no worker. */
+static void test_e2e_workers_inherited(void)
+{
+    enum { WORKERS = 3 };
+    pid_t all[CROWD_TOGETHER];
+    world w;
+    if (!e2e_ready())
+        return;
+    crowd_open(&w, WORKERS);
+    void (*before)(int) = signal(SIGCHLD, SIG_IGN);
+    world_start(&w);
+    signal(SIGCHLD, before);
+    CHECK(crowd_serve(&w, 20) && crowd_waits(&w, WORKERS));
+    CHECK(children_of(w.pid, all) == WORKERS);
+    kill(all[1], SIGKILL);
+    CHECK(process_ends(all[1]) && crowd_waits(&w, WORKERS - 1) && crowd_waits(&w, WORKERS));
+    CHECK(children_of(w.pid, all) == WORKERS && crash_asleep(&w));
+    e2e_read_log(&w);
+    iz from = w.log.len;
+    kill(w.pid, SIGSEGV);
+    crash_check(&w, SIGSEGV, "SIGSEGV", "12 Lambda Runtime API", "os_wait_copy", from);
+    for (int i = 0; i < WORKERS; i++)
+        CHECK(process_ends(all[i]));
+    e2e_close(&w);
+}
+
 /* A crash inside an invocation tells which, and where: while TfL is waited for. */
 static void test_e2e_crash_inside(void)
 {
@@ -24982,6 +25036,7 @@ static const struct {
     {"e2e_log_times", test_e2e_log_times},
     {"e2e_trace", test_e2e_trace},
     {"e2e_crash_signals", test_e2e_crash_signals},
+    {"e2e_crash_inherited", test_e2e_crash_inherited},
     {"e2e_crash_inside", test_e2e_crash_inside},
     {"e2e_crash_restore", test_e2e_crash_restore},
     {"e2e_crash_faults", test_e2e_crash_faults},
@@ -25018,6 +25073,7 @@ static const struct {
     {"voice_say", test_voice_say},
     {"e2e_voice_model", test_e2e_voice_model},
     {"e2e_workers", test_e2e_workers},
+    {"e2e_workers_inherited", test_e2e_workers_inherited},
     {"e2e_workers_fail", test_e2e_workers_fail},
     {"e2e_emulator", test_e2e_emulator},
     {"e2e_early", test_e2e_early},
