@@ -420,7 +420,7 @@ static i32 os_wait_copy(i32 *status);
 /* One line for the log, in one write. */
 static void os_log(str text);
 /* From now on a trap or a fault leaves a line in the log, made on this stack of CRASH_STACK bytes,
- * and then ends the process. */
+ * and then ends the process; a log that nobody reads any longer does not end it. */
 static void os_catch_crashes(u8 *stack);
 
 /* Marks what lies behind a new allocation, at most `room` bytes, as not to be touched and returns
@@ -10054,6 +10054,11 @@ static __attribute__((noinline)) i32 skill_multiply(arena *a, const char *const 
         return 1;
     }
     i32 count = worker_count(concurrency, &log);
+    if (count > 1) {
+        u8 *stack = arena_alloc(a, CRASH_STACK);
+        invariant(stack);
+        os_catch_crashes(stack);
+    }
     i32 status = count > 1 ? workers_watch(count, &log) : 0;
     return status ? status : START_COPY;
 }
@@ -10131,6 +10136,7 @@ enum {
     SYS_mmap = 9,
     SYS_munmap = 11,
     SYS_rt_sigaction = 13,
+    SYS_rt_sigprocmask = 14,
     SYS_socket = 41,
     SYS_connect = 42,
     SYS_sendto = 44,
@@ -10199,6 +10205,7 @@ enum {
     SYS_clock_gettime = 113,
     SYS_sigaltstack = 132,
     SYS_rt_sigaction = 134,
+    SYS_rt_sigprocmask = 135,
     SYS_prctl = 167,
     SYS_getpid = 172,
     SYS_getppid = 173,
@@ -10280,9 +10287,12 @@ enum {
     SIGILL = 4,
     SIGKILL = 9,
     SIGSEGV = 11,
+    SIGPIPE = 13,
     SIGCHLD = 17,
     PROT_READ = 1,
     MAP_PRIVATE = 2,
+    SIG_IGN = 1,
+    SIG_UNBLOCK = 1,
     SA_SIGINFO = 4,
     SA_RESTORER = 0x04000000,
     SA_ONSTACK = 0x08000000,
@@ -10516,9 +10526,12 @@ __attribute__((noinline)) static void os_close(i32 fd)
 }
 
 /* clone as fork calls it: without flags it looks at none of its further arguments. A parent that
- * has ended before it was named cannot send a signal, but then it is no longer the parent. */
+ * has ended before it was named cannot send a signal, but then it is no longer the parent. Where
+ * SIGCHLD is ignored, which a process may be started with, wait(2) tells of no child that ends. */
 static i32 os_copy(void)
 {
+    const uz heed[4] = {0};
+    system_call_of_six(SYS_rt_sigaction, SIGCHLD, (long)heed, 0, sizeof(u64), 0, 0);
     long parent = system_call(SYS_getpid, 0, 0, 0);
     long id = system_call(SYS_clone, SIGCHLD, 0, 0);
     if (id)
@@ -10573,7 +10586,7 @@ extern const u8 __ehdr_start[] __attribute__((visibility("hidden")));
 
 /* The handler. Nothing of what the program was doing is touched: it reads, writes one line on its
  * own stack, and ends the process, so that Lambda starts another. The process's memory begins with
- * skill_run's `lambda`; before that there is nothing but the wait to be restored. */
+ * skill_run's `lambda`; without one there is only the wait to be restored, or for workers' ends. */
 __attribute__((noreturn)) static void os_crashed(i32 signal, const void *info, const uz *context)
 {
     const lambda *l = (const lambda *)process_memory;
@@ -10588,17 +10601,23 @@ __attribute__((noreturn)) static void os_crashed(i32 signal, const void *info, c
 }
 
 /* All signals wait while the handler is at work, so a fault in it ends the process at once. It
- * never returns, but x86_64 will not call it without SA_RESTORER. */
+ * never returns, but x86_64 will not call it without SA_RESTORER. Who started the program may have
+ * blocked these signals, or have closed the other end of the log, which is no reason to end. */
 static void os_catch_crashes(u8 *stack)
 {
+    const u64 caught = 0x9f0; /* 4 to 8, and 11 */
+    u64 set = caught >> 1;
     uz place[] = {(uz)stack, 0, CRASH_STACK}; /* stack_t: where, flags, size */
     uz handler = (uz)os_crashed;
     __asm__("" : "+r"(handler)); /* in a constant it would need a relocation */
     uz action[] = {handler, SA_SIGINFO | SA_ONSTACK | SA_RESTORER, 0, ~(uz)0};
     system_call(SYS_sigaltstack, (long)place, 0, 0);
     for (long i = SIGILL; i <= SIGSEGV; i++)
-        if (0x9f0 >> i & 1) /* 4 to 8, and 11 */
-            system_call_of_six(SYS_rt_sigaction, i, (long)action, 0, sizeof(u64), 0, 0);
+        if (caught >> i & 1)
+            system_call_of_six(SYS_rt_sigaction, i, (long)action, 0, sizeof set, 0, 0);
+    action[0] = SIG_IGN;
+    system_call_of_six(SYS_rt_sigaction, SIGPIPE, (long)action, 0, sizeof set, 0, 0);
+    system_call_of_six(SYS_rt_sigprocmask, SIG_UNBLOCK, (long)&set, 0, sizeof set, 0, 0);
 }
 
 /* Kept out of line: in `start`, which has no guard, none would be checked up to the last return. */

@@ -15127,6 +15127,7 @@ enum {
     W_SLOTS = W_LISTENERS + 1 + W_CONNS, /* what poll watches: listeners, the log, connections */
     W_TOGETHER = 16,                     /* worlds that may be pumped together */
     W_EVENT_SIZED = 2048,                /* Lambda sends longer events in chunks */
+    W_INPUT_MAX = 1 << 24,               /* of a connection at a time; more resets it */
 };
 
 typedef enum { W_AUTO, W_SIZED, W_CHUNKED, W_TO_CLOSE, W_RAW } world_framing;
@@ -15612,9 +15613,8 @@ static void world_note(world *w, const char *what, const world_request *q)
     text_format(&w->violations, "%s: %s %s\n", what, q->method, q->path.ptr);
 }
 
-/* The value of a header that must stand there exactly once; case of the name is ignored. False,
- * with out as it was, if it stands there not at all or more than once. */
-static b32 head_value(const textbuf *head, const char *name, textbuf *out)
+/* How often a header stands there; case of the name is ignored. Where it is once, its value. */
+static int head_find(const textbuf *head, const char *name, textbuf *out)
 {
     iz n = (iz)strlen(name), length = 0;
     const char *value = NULL;
@@ -15627,11 +15627,32 @@ static b32 head_value(const textbuf *head, const char *name, textbuf *out)
         }
         at = end ? end + 2 : NULL;
     }
-    if (found != 1)
-        return 0;
-    text_clear(out);
-    text_add(out, value, length);
-    return 1;
+    if (found == 1) {
+        text_clear(out);
+        text_add(out, value, length);
+    }
+    return found;
+}
+
+/* The value of a header that must stand there exactly once. False, with out as it was, if it stands
+ * there not at all or more than once. */
+static b32 head_value(const textbuf *head, const char *name, textbuf *out)
+{
+    return head_find(head, name, out) == 1;
+}
+
+/* The size of the body behind a head, or -1 where that cannot be told (RFC 9112 section 6.3): by a
+ * length that is no number of up to 8 digits or stands there twice; chunks are not taken here. */
+static iz head_length(const textbuf *head)
+{
+    textbuf length = {0}, coding = {0};
+    int lengths = head_find(head, "Content-Length", &length);
+    iz digits = lengths == 1 ? (iz)strspn(length.ptr, "0123456789") : 0;
+    b32 good = !lengths || (digits && digits <= 8 && digits == length.len);
+    good &= !head_find(head, "Transfer-Encoding", &coding);
+    iz n = !good ? -1 : lengths ? atol(length.ptr) : 0;
+    text_free(&length), text_free(&coding);
+    return n;
 }
 
 /* What any server may expect of a request's head. */
@@ -15665,33 +15686,39 @@ static void world_inspect(world *w, const world_request *q)
     text_free(&v);
 }
 
-/* Takes one whole request off the connection's input, if it is there. */
+/* Takes one whole request off the connection's input, if it is there. One that is malformed, with a
+ * NUL in its head or a size that cannot be told, is answered and ends the connection. */
 static b32 conn_request(world *w, world_conn *c, world_request *q)
 {
-    textbuf length = {0};
     char *end = c->in.len ? memmem(c->in.ptr, (size_t)c->in.len, "\r\n\r\n", 4) : NULL;
     char *start = c->in.ptr;
     if (!end)
         return 0;
     *q = (world_request){.listener = c->listener, .conn = c->serial};
     iz method = (iz)strcspn(start, " \r"), target = (iz)strcspn(start + method + 1, " \r");
-    char *rest = strstr(start, "\r\n") + 2;
+    b32 nul = memchr(start, 0, (size_t)(end - start)) != NULL;
+    char *rest = nul ? end + 2 : strstr(start, "\r\n") + 2;
     snprintf(q->method, sizeof q->method, "%.*s", (int)method, start);
     text_add(&q->path, start + method + 1, target);
     text_clear(&q->head);
     text_add(&q->head, rest, end + 2 > rest ? end + 2 - rest : 0);
-    iz n = head_value(&q->head, "Content-Length", &length) ? atol(length.ptr) : 0;
+    iz n = nul ? -1 : head_length(&q->head);
     iz have = c->in.ptr + c->in.len - (end + 4);
-    if (have < n) {
-        if (text_has(&q->head, "100-continue") && !have)
-            text_puts(&c->out, "HTTP/1.1 100 Continue\r\n\r\n"), conn_flush(w, c);
-        text_free(&q->path), text_free(&q->head), text_free(&length);
+    if (n < 0) {
+        world_note(w, "malformed", q);
+        text_clear(&c->in);
+        conn_answer(c, &(world_reply){.status = 400, .after = W_CLOSE});
+    } else if (have < n && text_has(&q->head, "100-continue") && !have) {
+        text_puts(&c->out, "HTTP/1.1 100 Continue\r\n\r\n"), conn_flush(w, c);
+    }
+    if (n < 0 || have < n) {
+        text_free(&q->path), text_free(&q->head);
         return 0;
     }
     text_add(&q->body, end + 4, n);
     textbuf left = {0};
     text_add(&left, end + 4 + n, have - n);
-    text_free(&c->in), text_free(&length);
+    text_free(&c->in);
     c->in = left;
     return 1;
 }
@@ -16372,6 +16399,10 @@ static void conn_read(world *w, world_conn *c)
         return;
     }
     text_add(&c->in, chunk, n);
+    if (c->in.len > W_INPUT_MAX) {
+        conn_close(c, 1);
+        return;
+    }
     world_request q;
     if (c->due || c->next || c->held || !conn_request(w, c, &q))
         return;
@@ -19733,20 +19764,26 @@ static void test_e2e_serve_usage(void)
     }
 }
 
-static int serve_send(int port, const char *target, const char *headers, str body)
+static int serve_send_raw(int port, str bytes)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((u16)port)};
-    textbuf t = {0};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){60, 0}, sizeof(struct timeval));
+    CHECK(!connect(fd, (struct sockaddr *)&a, sizeof a));
+    for (iz at = 0, n; at < bytes.len; at += n)
+        if ((n = send(fd, bytes.ptr + at, (size_t)(bytes.len - at), MSG_NOSIGNAL)) <= 0)
+            break;
+    return fd;
+}
+
+static int serve_send(int port, const char *target, const char *headers, str body)
+{
+    textbuf t = {0};
     text_format(&t, "%s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %td\r\n\r\n", target, headers,
                 body.len);
     text_add(&t, body.ptr, body.len);
-    CHECK(!connect(fd, (struct sockaddr *)&a, sizeof a));
-    for (iz at = 0, n; at < t.len; at += n)
-        if ((n = send(fd, t.ptr + at, (size_t)(t.len - at), MSG_NOSIGNAL)) <= 0)
-            break;
+    int fd = serve_send_raw(port, text_str(&t));
     text_free(&t);
     return fd;
 }
@@ -19853,6 +19890,46 @@ static void test_e2e_serve_endpoint(void)
     CHECK_ROW(ends == 7, letters.ptr);
     serve_free(&c);
     text_free(&event), text_free(&got), text_free(&letters);
+}
+
+/* Clients that do not keep to HTTP: each is told, or left, and the next is served. */
+static void test_e2e_serve_malformed(void)
+{
+    static const str rows[] = {
+        BODY("\0\r\n\r\n"),
+        BODY("PO\0ST / HTTP/1.1\r\n\r\n"),
+        BODY("POST / HTTP/1.1\r\nContent-\0Length: 2\r\n\r\n{}"),
+        BODY("POST / HTTP/1.1\r\nContent-Length: -5\r\n\r\n"),
+        BODY("POST / HTTP/1.1\r\nContent-Length: -9223372036854775808\r\n\r\n{}"),
+        BODY("POST / HTTP/1.1\r\nContent-Length: 18446744073709551618\r\n\r\n{}"),
+        BODY("POST / HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n{}"),
+        BODY("POST / HTTP/1.1\r\nContent-Length: 2x\r\n\r\n{}"),
+        BODY("POST / HTTP/1.1\r\nContent-Length:\r\n\r\n{}"),
+        BODY("POST / HTTP/1.1\r\nContent-Length: 2\r\ncontent-length: 2\r\n\r\n{}"),
+        BODY("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"),
+    };
+    static u8 flood[1 << 16];
+    serve_child c;
+    textbuf got = {0};
+    if (!e2e_ready())
+        return;
+    serve_spawn(&c, SERVE_INIT_MS, (const char *[]){"0", NULL}, NULL);
+    int port = atoi(serve_until(&c, c.out, "http://127.0.0.1:")), fd;
+    for (iz i = 0; i < countof(rows); i++) {
+        fd = serve_send_raw(port, rows[i]);
+        CHECK_ROW(serve_receive(fd, &got) == 400, (const char *)rows[i].ptr);
+    }
+    memset(flood, 'a', sizeof flood);
+    fd = serve_send_raw(port, S("POST / HTTP/1.1\r\nA: "));
+    iz n = 1;
+    for (iz i = 0; i < 8 * W_INPUT_MAX / countof(flood) && n > 0; i++)
+        n = send(fd, flood, sizeof flood, MSG_NOSIGNAL);
+    CHECK(n < 0);
+    close(fd);
+    CHECK(serve_receive(serve_send(port, "POST /", "", S("")), &got) == 404);
+    CHECK(!kill(c.pid, SIGTERM));
+    CHECK(serve_ended(&c) == 0);
+    serve_free(&c), text_free(&got);
 }
 
 /* Does it end, waited for or not? */
@@ -22337,6 +22414,60 @@ static void test_e2e_crash_signals(void)
         world_start(&w);
         CHECK(e2e_alive(&w));
     }
+    e2e_close(&w);
+}
+
+/* Started with these signals blocked; and with a log that nobody reads any longer. */
+static void test_e2e_crash_inherited(void)
+{
+    sigset_t all, before;
+    world w;
+    if (!e2e_ready())
+        return;
+    world_open(&w);
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, &before);
+    world_start(&w);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    CHECK(e2e_alive(&w) && world_idle(&w, 9000) && crash_asleep(&w));
+    e2e_read_log(&w);
+    iz from = w.log.len;
+    kill(w.pid, SIGFPE);
+    crash_check(&w, SIGFPE, "SIGFPE", "12 Lambda Runtime API", "os_recv", from);
+    world_start(&w);
+    CHECK(e2e_alive(&w) && world_idle(&w, 9000));
+    e2e_read_log(&w);
+    close(w.log_fd);
+    w.log_fd = -1;
+    for (int i = 0; i < 3; i++)
+        CHECK(e2e_alive(&w) && world_idle(&w, 9000));
+    e2e_close(&w);
+}
+
+/* Who started it ignores the end of children, and that is handed on: a worker that ends is replaced
+ * all the same. A crash of the first process leaves a line, as any other, and no worker. */
+static void test_e2e_workers_inherited(void)
+{
+    enum { WORKERS = 3 };
+    pid_t all[CROWD_TOGETHER];
+    world w;
+    if (!e2e_ready())
+        return;
+    crowd_open(&w, WORKERS);
+    void (*before)(int) = signal(SIGCHLD, SIG_IGN);
+    world_start(&w);
+    signal(SIGCHLD, before);
+    CHECK(crowd_serve(&w, 20) && crowd_waits(&w, WORKERS));
+    CHECK(children_of(w.pid, all) == WORKERS);
+    kill(all[1], SIGKILL);
+    CHECK(process_ends(all[1]) && crowd_waits(&w, WORKERS - 1) && crowd_waits(&w, WORKERS));
+    CHECK(children_of(w.pid, all) == WORKERS && crash_asleep(&w));
+    e2e_read_log(&w);
+    iz from = w.log.len;
+    kill(w.pid, SIGSEGV);
+    crash_check(&w, SIGSEGV, "SIGSEGV", "12 Lambda Runtime API", "os_wait_copy", from);
+    for (int i = 0; i < WORKERS; i++)
+        CHECK(process_ends(all[i]));
     e2e_close(&w);
 }
 
@@ -24905,6 +25036,7 @@ static const struct {
     {"e2e_log_times", test_e2e_log_times},
     {"e2e_trace", test_e2e_trace},
     {"e2e_crash_signals", test_e2e_crash_signals},
+    {"e2e_crash_inherited", test_e2e_crash_inherited},
     {"e2e_crash_inside", test_e2e_crash_inside},
     {"e2e_crash_restore", test_e2e_crash_restore},
     {"e2e_crash_faults", test_e2e_crash_faults},
@@ -24931,6 +25063,7 @@ static const struct {
     {"e2e_serve_asks", test_e2e_serve_asks},
     {"e2e_serve_hostile", test_e2e_serve_hostile},
     {"e2e_serve_endpoint", test_e2e_serve_endpoint},
+    {"e2e_serve_malformed", test_e2e_serve_malformed},
     {"e2e_serve_queue", test_e2e_serve_queue},
     {"peers", test_peers},
     {"dns_real_server", test_dns_real_server},
@@ -24940,6 +25073,7 @@ static const struct {
     {"voice_say", test_voice_say},
     {"e2e_voice_model", test_e2e_voice_model},
     {"e2e_workers", test_e2e_workers},
+    {"e2e_workers_inherited", test_e2e_workers_inherited},
     {"e2e_workers_fail", test_e2e_workers_fail},
     {"e2e_emulator", test_e2e_emulator},
     {"e2e_early", test_e2e_early},
