@@ -39,8 +39,9 @@
  * named limits; the application id; all that becomes part of a request; the server's certificates,
  * up to a trusted root, and its name.
  * Deliberately not done: no TLS before 1.3, no check for revocation; no recursion on input, no
- * allocation beyond two fixed arenas, no thread, no signal handler but the one that logs a crash,
- * no reliance on SIGTERM, no guess at a malformed answer.
+ * allocation beyond two fixed arenas; no thread, no process but the workers that are asked for, no
+ * signal handler but the one that logs a crash, no reliance on SIGTERM; no guess at a malformed
+ * answer.
  *
  * Sections; each uses only those above it
  *    1 types, limits, errors
@@ -1475,6 +1476,7 @@ static i32 json_walk_find(json_walk *walk, b32 leave)
     return found;
 }
 
+/* Leaves the member that the path leads to, which does not count again if it is one to be met. */
 static void json_walk_out(json_walk *walk, b32 met)
 {
     if (met)
@@ -2115,9 +2117,10 @@ static void chacha20_tag(const u8 key[32], str aad, str data, u8 tag[AEAD_TAG])
  * The compilers' headers for those of AES and GHASH need libc's (gcc) or a whole file compiled for
  * them (clang), so they are written as assembly: on vector registers, no memory, no flags. AESENC
  * adds a round key last and AESE first; with a key of zeros both leave it to the C, in FIPS 197's
- * order. pair_add is r = a + b + carry for two limbs of the numbers below; it gives the carry. On
- * x86_64 gcc has to be told to let it stay a flag, and on both to let it pass through the three
- * limbs of a sum of products, %0 to %2, to which two are added, %3 and %4.
+ * order. pair_add is r = a + b + carry for two limbs of the numbers below, pair_sub r = a - b -
+ * borrow; they give the carry and the borrow. On x86_64 gcc has to be told to let these stay a flag,
+ * and on both to let it pass through the three limbs of a sum of products, %0 to %2, to which two
+ * are added, %3 and %4, or from which they are taken.
  */
 
 #ifdef __x86_64__
@@ -7497,7 +7500,7 @@ static void log_end(writer *w, const logger *log, b32 as_json)
 }
 
 /* One line: what was being done, what of it (a name from outside, or ""), and the error. It is at
- * most 2 * (id 256 + message 256) + trace 64 + error 200 + the rest, 150. */
+ * most 2 * (id 256 + message 256 + trace 64) + error 200 + the rest, 150. */
 static void log_line(logger *log, log_level level, const char *what, str which, err error)
 {
     u8 buf[LOG_LINE_MAX], detail[256];
