@@ -9884,7 +9884,6 @@ static void skill_log(skill *s, network *net)
     b32 asked = s->tfl.tries || s->preferences.tries;
     i64 handshake = times->spent[STAGE_HANDSHAKE], whole = 0;
     stage_enter(net, STAGE_WAIT);
-    times->since = 0;
     for (i32 i = STAGE_WAIT + 1; i < STAGE_COUNT; i++)
         whole += times->spent[i];
     i64 metric[METRIC_COUNT] = {whole, s->tfl.tries ? s->tfl.spent : -1, handshake ? handshake : -1,
@@ -9948,6 +9947,7 @@ static __attribute__((noinline)) err skill_serve(skill *s, lambda *l, arena *a, 
         os_sleep(os_monotonic() + (*failures - 1) * RETRY_PAUSE);
         error = E_None;
     }
+    l->connection.net->stages = (stages){.now = STAGE_WAIT}; /* also where there was no event */
     if (error)
         log_line(&s->log, LOG_FATAL, "the runtime ends", S(""), error);
     return error;

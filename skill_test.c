@@ -14458,6 +14458,8 @@ static void test_loop_reconnects(void)
     for (int k = 0; k < 12; k++)
         script_add(S(""), THEN_END);
     CHECK(unit_run() == 1 && script.connects > 1 && script.connects < 12);
+    const lambda *l = (const void *)unit_process; /* a crash while it waits is not an event's */
+    CHECK(l->connection.net->stages.now == STAGE_WAIT && !l->connection.net->stages.since);
     script_start(); /* not even once */
     for (int k = 0; k < SCRIPT_ERRORS; k++)
         script.connect[k] = E_ConnectRefused;
