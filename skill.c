@@ -7558,7 +7558,7 @@ enum {
     METRIC_TFL,
     METRIC_HANDSHAKE,
     METRIC_RETRIES,  /* requests to the services that were sent again */
-    METRIC_FAILURES, /* 1 for an apology, a refused event, or one that reports a failure */
+    METRIC_FAILURES, /* 1 for an apology, an event or answer refused, or a reported failure */
     METRIC_COUNT,
 };
 
@@ -7799,6 +7799,7 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, const char *wha
         error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
         tries++;
     } while (r.status < 200 && tries < 2); /* a status that was read counts, whatever follows it */
+    l->log->failed |= r.status < 200 || r.status > 299;
     if (r.status < 200)
         return error;
     if (r.status >= 500)

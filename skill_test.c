@@ -11430,6 +11430,7 @@ static void test_lambda_post_statuses(void)
         CHECK_ROW(lambda_respond(&u->l, unit_arena(), &i, S("{}")) == rows[k].error,
                   rows[k].status);
         CHECK_ROW(script.logs == rows[k].logs && script.connects == 1, rows[k].status);
+        CHECK_ROW(u->l.log->failed == (rows[k].error || rows[k].logs), rows[k].status);
         CHECK_ROW(!unit_has(written(&script.log), "wrong"), rows[k].status);
     }
 }
@@ -11520,10 +11521,10 @@ static void test_lambda_post_again(void)
         }
         script_add(S(ACCEPTED), THEN_MORE);
         if (rows[k].kept)
-            CHECK(!lambda_respond(&u->l, unit_arena(), &i, S("{}")));
+            CHECK(!lambda_respond(&u->l, unit_arena(), &i, S("{}")) && !u->l.log->failed);
         script.sent.len = 0;
         err error = lambda_respond(&u->l, unit_arena(), &i, S("{\"a\":2}"));
-        CHECK_ROW(error == rows[k].error, rows[k].name);
+        CHECK_ROW(error == rows[k].error && u->l.log->failed == !!error, rows[k].name);
         CHECK_ROW(script.connects == 2 && !script.faults, rows[k].name);
         iz whole = rows[k].how[0] != 's' && rows[k].how[0] != 'r' && rows[k].how[1] != 'r' ? 2 : 1;
         CHECK_ROW(unit_count(written(&script.sent), "{\"a\":2}") == whole, rows[k].name);
