@@ -342,7 +342,7 @@ static const i64 SECRETS_BUDGET = 3 * SECOND;    /* of the 7 s; never over half 
     X(RootsMissing, "no file of roots")                       \
     X(HttpBusy, "status 408, 429 or 5xx")                     \
     X(HttpStatus, "unexpected status")                        \
-    X(WorkerCount, "not a number above 0")                    \
+    X(WorkerCount, "not a number from 1 to 256")              \
     X(WorkerEnded, "another takes its place")                 \
     X(WorkersFail, "they end soon after their start")         \
     X(WorkerStart, "the system gives no process")             \
@@ -9983,11 +9983,11 @@ static err skill_restore(arena *a, const char *const *env, logger *log)
 static i32 worker_count(str text, logger *log)
 {
     u64 n = 1;
-    if (text.len && (!str_to_uint(text, 1ull << 62, &n) || !n)) {
-        log_line(log, LOG_ERROR, "one worker", S(""), E_WorkerCount);
-        n = 1;
+    if (text.len && (!str_to_uint(text, 1ull << 62, &n) || !n || n > WORKERS_MAX)) {
+        n = n > WORKERS_MAX ? WORKERS_MAX : 1;
+        log_line(log, LOG_ERROR, n > 1 ? "256 workers" : "one worker", S(""), E_WorkerCount);
     }
-    return n < WORKERS_MAX ? (i32)n : WORKERS_MAX;
+    return (i32)n;
 }
 
 typedef struct {
