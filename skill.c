@@ -2118,8 +2118,8 @@ static void chacha20_tag(const u8 key[32], str aad, str data, u8 tag[AEAD_TAG])
  * them (clang), so they are written as assembly: on vector registers, no memory, no flags. AESENC
  * adds a round key last and AESE first; with a key of zeros both leave it to the C, in FIPS 197's
  * order. pair_add is r = a + b + carry for two limbs of the numbers below, pair_sub r = a - b -
- * borrow; they give the carry and the borrow. On x86_64 gcc has to be told to let these stay a flag,
- * and on both to let it pass through the three limbs of a sum of products, %0 to %2, to which two
+ * borrow; they give the carry and the borrow. On x86_64 gcc has to be told to let these stay flags,
+ * and on both to let one pass through the three limbs of a sum of products, %0 to %2, to which two
  * are added, %3 and %4, or from which they are taken.
  */
 
