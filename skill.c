@@ -115,7 +115,7 @@ enum {
     LITERAL_MAX = 1024, /* a text of this file that is passed without its length */
 
     EVENT_MAX = 6 * 1024 * 1024 + 1024, /* Lambda's own limit of an event, and a little */
-    PROCESS_BYTES = 384 * 1024,         /* connections, three engines of TLS, configuration */
+    PROCESS_BYTES = 384 * 1024, /* connections, three engines of TLS of 94 KB, a crash's stack */
     INVOCATION_BYTES = EVENT_MAX + 2 * 1024 * 1024, /* the event and all that its answer needs */
     ARENA_GAP = 32, /* poisoned bytes behind each allocation where AddressSanitizer looks on */
 
@@ -6451,8 +6451,9 @@ static err dns_resolve(dns_cache *cache, str host, i64 deadline, dns_answer *out
  * lasts until the next one is: one mechanism tells the time of each stage in an invocation's log
  * line and the section that a crash happened in. Entering one reads the clock while an invocation
  * is on, and none is read before the first event: 7 times for an answer over a kept connection, 3
- * more for one that is opened and one for its handshake. A read is a system call, 0.3 us where we
- * measured. Where the level keeps the line back the clock is left alone.
+ * more for one that is opened, one for its handshake and 2 where secrets are fetched. A read is a
+ * system call, 0.3 us where we measured. Where the level keeps the line back the clock is left
+ * alone.
  * ------------------------------------------------------------------------------------------ */
 
 /* Where a URL leads: scheme, host (an IPv6 address in its brackets) and port. */
