@@ -39,8 +39,9 @@
  * named limits; the application id; all that becomes part of a request; the server's certificates,
  * up to a trusted root, and its name.
  * Deliberately not done: no TLS before 1.3, no check for revocation; no recursion on input, no
- * allocation beyond two fixed arenas, no thread, no signal handler but the one that logs a crash,
- * no reliance on SIGTERM, no guess at a malformed answer.
+ * allocation beyond two fixed arenas; no thread, no process but the workers that are asked for, no
+ * signal handler but the one that logs a crash, no reliance on SIGTERM; no guess at a malformed
+ * answer.
  *
  * Sections; each uses only those above it
  *    1 types, limits, errors
@@ -114,7 +115,7 @@ enum {
     LITERAL_MAX = 1024, /* a text of this file that is passed without its length */
 
     EVENT_MAX = 6 * 1024 * 1024 + 1024, /* Lambda's own limit of an event, and a little */
-    PROCESS_BYTES = 384 * 1024,         /* connections, three engines of TLS, configuration */
+    PROCESS_BYTES = 384 * 1024, /* connections, three engines of TLS of 94 KB, a crash's stack */
     INVOCATION_BYTES = EVENT_MAX + 2 * 1024 * 1024, /* the event and all that its answer needs */
     ARENA_GAP = 32, /* poisoned bytes behind each allocation where AddressSanitizer looks on */
 
@@ -341,7 +342,7 @@ static const i64 SECRETS_BUDGET = 3 * SECOND;    /* of the 7 s; never over half 
     X(RootsMissing, "no file of roots")                       \
     X(HttpBusy, "status 408, 429 or 5xx")                     \
     X(HttpStatus, "unexpected status")                        \
-    X(WorkerCount, "not a number above 0")                    \
+    X(WorkerCount, "not a number from 1 to 256")              \
     X(WorkerEnded, "another takes its place")                 \
     X(WorkersFail, "they end soon after their start")         \
     X(WorkerStart, "the system gives no process")             \
@@ -1475,6 +1476,7 @@ static i32 json_walk_find(json_walk *walk, b32 leave)
     return found;
 }
 
+/* Leaves the member that the path leads to, which does not count again if it is one to be met. */
 static void json_walk_out(json_walk *walk, b32 met)
 {
     if (met)
@@ -2115,9 +2117,10 @@ static void chacha20_tag(const u8 key[32], str aad, str data, u8 tag[AEAD_TAG])
  * The compilers' headers for those of AES and GHASH need libc's (gcc) or a whole file compiled for
  * them (clang), so they are written as assembly: on vector registers, no memory, no flags. AESENC
  * adds a round key last and AESE first; with a key of zeros both leave it to the C, in FIPS 197's
- * order. pair_add is r = a + b + carry for two limbs of the numbers below; it gives the carry. On
- * x86_64 gcc has to be told to let it stay a flag, and on both to let it pass through the three
- * limbs of a sum of products, %0 to %2, to which two are added, %3 and %4.
+ * order. pair_add is r = a + b + carry for two limbs of the numbers below, pair_sub r = a - b -
+ * borrow; they give the carry and the borrow. On x86_64 gcc has to be told to let these stay flags,
+ * and on both to let one pass through the three limbs of a sum of products, %0 to %2, to which two
+ * are added, %3 and %4, or from which they are taken.
  */
 
 #ifdef __x86_64__
@@ -6448,8 +6451,9 @@ static err dns_resolve(dns_cache *cache, str host, i64 deadline, dns_answer *out
  * lasts until the next one is: one mechanism tells the time of each stage in an invocation's log
  * line and the section that a crash happened in. Entering one reads the clock while an invocation
  * is on, and none is read before the first event: 7 times for an answer over a kept connection, 3
- * more for one that is opened and one for its handshake. A read is a system call, 0.3 us where we
- * measured. Where the level keeps the line back the clock is left alone.
+ * more for one that is opened, one for its handshake and 2 where secrets are fetched. A read is a
+ * system call, 0.3 us where we measured. Where the level keeps the line back the clock is left
+ * alone.
  * ------------------------------------------------------------------------------------------ */
 
 /* Where a URL leads: scheme, host (an IPv6 address in its brackets) and port. */
@@ -7497,7 +7501,7 @@ static void log_end(writer *w, const logger *log, b32 as_json)
 }
 
 /* One line: what was being done, what of it (a name from outside, or ""), and the error. It is at
- * most 2 * (id 256 + message 256) + trace 64 + error 200 + the rest, 150. */
+ * most 2 * (id 256 + message 256 + trace 64) + error 200 + the rest, 150. */
 static void log_line(logger *log, log_level level, const char *what, str which, err error)
 {
     u8 buf[LOG_LINE_MAX], detail[256];
@@ -7555,7 +7559,7 @@ enum {
     METRIC_TFL,
     METRIC_HANDSHAKE,
     METRIC_RETRIES,  /* requests to the services that were sent again */
-    METRIC_FAILURES, /* 1 for an apology, a refused event, or one that reports a failure */
+    METRIC_FAILURES, /* 1 for an apology, an event or answer refused, or a reported failure */
     METRIC_COUNT,
 };
 
@@ -7796,6 +7800,7 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, const char *wha
         error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
         tries++;
     } while (r.status < 200 && tries < 2); /* a status that was read counts, whatever follows it */
+    l->log->failed |= r.status < 200 || r.status > 299;
     if (r.status < 200)
         return error;
     if (r.status >= 500)
@@ -9881,7 +9886,6 @@ static void skill_log(skill *s, network *net)
     b32 asked = s->tfl.tries || s->preferences.tries;
     i64 handshake = times->spent[STAGE_HANDSHAKE], whole = 0;
     stage_enter(net, STAGE_WAIT);
-    times->since = 0;
     for (i32 i = STAGE_WAIT + 1; i < STAGE_COUNT; i++)
         whole += times->spent[i];
     i64 metric[METRIC_COUNT] = {whole, s->tfl.tries ? s->tfl.spent : -1, handshake ? handshake : -1,
@@ -9945,6 +9949,7 @@ static __attribute__((noinline)) err skill_serve(skill *s, lambda *l, arena *a, 
         os_sleep(os_monotonic() + (*failures - 1) * RETRY_PAUSE);
         error = E_None;
     }
+    l->connection.net->stages = (stages){.now = STAGE_WAIT}; /* also where there was no event */
     if (error)
         log_line(&s->log, LOG_FATAL, "the runtime ends", S(""), error);
     return error;
@@ -9979,11 +9984,11 @@ static err skill_restore(arena *a, const char *const *env, logger *log)
 static i32 worker_count(str text, logger *log)
 {
     u64 n = 1;
-    if (text.len && (!str_to_uint(text, 1ull << 62, &n) || !n)) {
-        log_line(log, LOG_ERROR, "one worker", S(""), E_WorkerCount);
-        n = 1;
+    if (text.len && (!str_to_uint(text, 1ull << 62, &n) || !n || n > WORKERS_MAX)) {
+        n = n > WORKERS_MAX ? WORKERS_MAX : 1;
+        log_line(log, LOG_ERROR, n > 1 ? "256 workers" : "one worker", S(""), E_WorkerCount);
     }
-    return n < WORKERS_MAX ? (i32)n : WORKERS_MAX;
+    return (i32)n;
 }
 
 typedef struct {

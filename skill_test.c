@@ -11430,6 +11430,7 @@ static void test_lambda_post_statuses(void)
         CHECK_ROW(lambda_respond(&u->l, unit_arena(), &i, S("{}")) == rows[k].error,
                   rows[k].status);
         CHECK_ROW(script.logs == rows[k].logs && script.connects == 1, rows[k].status);
+        CHECK_ROW(u->l.log->failed == (rows[k].error || rows[k].logs), rows[k].status);
         CHECK_ROW(!unit_has(written(&script.log), "wrong"), rows[k].status);
     }
 }
@@ -11520,10 +11521,10 @@ static void test_lambda_post_again(void)
         }
         script_add(S(ACCEPTED), THEN_MORE);
         if (rows[k].kept)
-            CHECK(!lambda_respond(&u->l, unit_arena(), &i, S("{}")));
+            CHECK(!lambda_respond(&u->l, unit_arena(), &i, S("{}")) && !u->l.log->failed);
         script.sent.len = 0;
         err error = lambda_respond(&u->l, unit_arena(), &i, S("{\"a\":2}"));
-        CHECK_ROW(error == rows[k].error, rows[k].name);
+        CHECK_ROW(error == rows[k].error && u->l.log->failed == !!error, rows[k].name);
         CHECK_ROW(script.connects == 2 && !script.faults, rows[k].name);
         iz whole = rows[k].how[0] != 's' && rows[k].how[0] != 'r' && rows[k].how[1] != 'r' ? 2 : 1;
         CHECK_ROW(unit_count(written(&script.sent), "{\"a\":2}") == whole, rows[k].name);
@@ -14458,6 +14459,8 @@ static void test_loop_reconnects(void)
     for (int k = 0; k < 12; k++)
         script_add(S(""), THEN_END);
     CHECK(unit_run() == 1 && script.connects > 1 && script.connects < 12);
+    const lambda *l = (const void *)unit_process; /* a crash while it waits is not an event's */
+    CHECK(l->connection.net->stages.now == STAGE_WAIT && !l->connection.net->stages.since);
     script_start(); /* not even once */
     for (int k = 0; k < SCRIPT_ERRORS; k++)
         script.connect[k] = E_ConnectRefused;
@@ -14511,7 +14514,7 @@ static void test_workers_count(void)
         {0, 1, 0},       {"", 1, 0},
         {"1", 1, 0},     {"2", 2, 0},
         {"08", 8, 0},    {"256", 256, 0},
-        {"257", 256, 0}, {"4611686018427387904", 256, 0},
+        {"257", 256, 1}, {"4611686018427387904", 256, 1},
         {"0", 1, 1},     {"00", 1, 1},
         {"-1", 1, 1},    {"+2", 1, 1},
         {" 2", 1, 1},    {"2 ", 1, 1},
@@ -19106,17 +19109,17 @@ static void test_e2e_silence(void)
     static const struct {
         int listener, deadline_ms;
         b32 kept, sorry;
-        int least_ms, most_ms;
+        int least_ms, most_ms; /* Alexa waits 8 s, of which the skill takes 7 */
         world_reply reply;
         int times;
     } rows[] = {
-        {W_TFL, 0, 0, 1, 0, 7200, {0}, 3},
+        {W_TFL, 0, 0, 1, 0, 7900, {0}, 3},
         {W_TFL, 3000, 0, 1, 0, 3000, {0}, 3},
-        {W_TFL, 0, 0, 1, 0, 7200, {.status = 200, .body = BODY("[]"), .cut = -1}, 3},
+        {W_TFL, 0, 0, 1, 0, 7900, {.status = 200, .body = BODY("[]"), .cut = -1}, 3},
         {W_TFL, 3000, 0, 1, 0, 3000, {.status = 200, .body = BODY("[]"), .delay_ms = 20000}, 3},
         {W_TFL, 0, 1, 0, 1900, 3500, {0}, 1},
         {W_TFL, 0, 0, 0, 1000, 4500, {.status = 500, .delay_ms = 1000}, 1},
-        {W_PREFS, 0, 0, 1, 0, 7200, {0}, 3},
+        {W_PREFS, 0, 0, 1, 0, 7900, {0}, 3},
         {W_PREFS, 0, 1, 0, 1900, 3500, {0}, 1},
     };
     enum { N = countof(rows) };
@@ -21560,8 +21563,6 @@ static void test_e2e_emulator(void)
 
 /* ---- what runs before the first GET lies together ---- */
 
-#ifdef __x86_64__
-
 /* Where the linker's script has put the functions that run first; false if there is no such place.
  * And where the program begins. */
 static b32 early_place(u64 *from, u64 *to, u64 *entry)
@@ -21586,6 +21587,8 @@ static b32 early_place(u64 *from, u64 *to, u64 *entry)
     return found;
 }
 
+#ifdef __x86_64__
+
 /* What is resident of the program behind its first segment, in kB: a text that an early function
  * shares with another may lie there. */
 static long early_beyond(pid_t pid)
@@ -21608,16 +21611,13 @@ static long early_beyond(pid_t pid)
 }
 
 /* Step by step up to the wait for the first answer: the Makefile's EARLY names every function. */
-static void test_e2e_early(void)
+static void early_follow(u64 from, u64 to, u64 entry)
 {
     struct user_regs_struct r = {0};
-    u64 from = 0, to = 0, entry = 0, base = 0, outside = 0;
+    u64 base = 0, outside = 0;
     int status;
     long steps = 0;
     world w;
-    if (!e2e_ready() || runner_given())
-        return;
-    CHECK(early_place(&from, &to, &entry));
     world_open(&w);
     pid_t pid = fork();
     if (!pid) {
@@ -21651,11 +21651,23 @@ static void test_e2e_early(void)
 
 #else
 
-static void test_e2e_early(void)
+static void early_follow(u64 from, u64 to, u64 entry)
 {
+    CHECK(from < to && entry);
 }
 
 #endif
+
+/* The list is for x86_64; a program for another machine begins there all the same. */
+static void test_e2e_early(void)
+{
+    u64 from = 0, to = 0, entry = 0;
+    if (!e2e_ready())
+        return;
+    CHECK(early_place(&from, &to, &entry) && from <= entry && entry < to);
+    if (!runner_given())
+        early_follow(from, to, entry);
+}
 
 /* ---- snapshots ---- */
 
@@ -23048,6 +23060,8 @@ static void test_e2e_no_secret_in_any_log(void)
     };
     if (!e2e_ready())
         return;
+    script_start(); /* a line of its own: the unit tests may not have been asked for */
+    os_log(S("kept\n"));
     CHECK(e2e_log.len > 0 && logged.len > 0 && logged.cap < 1 << 22);
     for (iz i = 0; i < countof(never); i++) {
         CHECK_ROW(!text_has(&e2e_log, never[i]), never[i]);
