@@ -10488,7 +10488,10 @@ static err os_connect(i32 *fd, const address *to, b32 datagram, i64 deadline)
     copy((u8 *)(place + (to->v6 ? 2 : 1)), to->ip, 16);
     long type = (datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC;
     type |= deadline == FOREVER ? 0 : SOCK_NONBLOCK;
-    long s = system_call(SYS_socket, family, type, 0);
+    long s;
+    do /* standard streams that are missing get a socket that leads nowhere */
+        s = system_call(SYS_socket, family, type, 0);
+    while (0 <= s && s <= 2);
     if (s < 0)
         return os_error(s);
     err error = os_connect_socket((i32)s, place, deadline);

@@ -15234,6 +15234,7 @@ typedef struct {
     struct crowd *crowd; /* many events at once, instead of the current one */
     b32 forget;          /* the requests so far, at the end of this turn */
     const char *root;    /* directory that the program has for its root; NULL: as it is */
+    b32 no_log;          /* the program starts without a stream for errors */
 
     /* what the stand-ins say */
     const char *favourites;           /* JSON array */
@@ -15434,6 +15435,8 @@ static void world_exec(world *w, int out, pid_t parent)
     dup2(null, 0);
     dup2(out, 1);
     dup2(out, 2);
+    if (w->no_log)
+        close(2);
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
     if (w->root) { /* new rights take the signal of a parent's end away */
@@ -22456,6 +22459,21 @@ static void test_e2e_crash_inherited(void)
     e2e_close(&w);
 }
 
+/* Started without a stream for errors: log lines go nowhere, above all not to a server whose socket
+ * has taken its place. A runner has files of its own. */
+static void test_e2e_no_log(void)
+{
+    world w;
+    if (!e2e_ready())
+        return;
+    world_open(&w);
+    w.no_log = !runner_given();
+    world_start(&w);
+    for (int i = 0; i < 3; i++)
+        CHECK(e2e_alive(&w) && world_idle(&w, 9000));
+    e2e_close(&w);
+}
+
 /* Who started it ignores the end of children, and that is handed on: a worker that ends is replaced
  * all the same. A crash of the first process leaves a line, as any other, and no worker. */
 static void test_e2e_workers_inherited(void)
@@ -25051,6 +25069,7 @@ static const struct {
     {"e2e_trace", test_e2e_trace},
     {"e2e_crash_signals", test_e2e_crash_signals},
     {"e2e_crash_inherited", test_e2e_crash_inherited},
+    {"e2e_no_log", test_e2e_no_log},
     {"e2e_crash_inside", test_e2e_crash_inside},
     {"e2e_crash_restore", test_e2e_crash_restore},
     {"e2e_crash_faults", test_e2e_crash_faults},
