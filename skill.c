@@ -343,7 +343,7 @@ static const i64 SECRETS_BUDGET = 3 * SECOND;    /* of the 7 s; never over half 
     X(HttpBusy, "status 408, 429 or 5xx")                     \
     X(HttpStatus, "unexpected status")                        \
     X(WorkerCount, "not a number from 1 to 256")              \
-    X(WorkerEnded, "another takes its place")                 \
+    X(WorkerEnded, "before its time")                         \
     X(WorkersFail, "they end soon after their start")         \
     X(WorkerStart, "the system gives no process")             \
     X(RuntimeApiUrl, "missing or malformed")                  \
@@ -7800,7 +7800,10 @@ static err lambda_post(lambda *l, arena *a, const invocation *i, const char *wha
         error = http_read(&l->connection, a, LAMBDA_ANSWER_MAX, 0, &r);
         tries++;
     } while (r.status < 200 && tries < 2); /* a status that was read counts, whatever follows it */
-    l->log->failed |= r.status < 200 || r.status > 299;
+    if (r.status < 200 || r.status > 299) {
+        l->log->failed = 1;
+        l->log->outcome = S("undelivered");
+    }
     if (r.status < 200)
         return error;
     if (r.status >= 500)

@@ -11431,6 +11431,8 @@ static void test_lambda_post_statuses(void)
                   rows[k].status);
         CHECK_ROW(script.logs == rows[k].logs && script.connects == 1, rows[k].status);
         CHECK_ROW(u->l.log->failed == (rows[k].error || rows[k].logs), rows[k].status);
+        CHECK_ROW(str_is(u->l.log->outcome, u->l.log->failed ? "undelivered" : ""),
+                  rows[k].status);
         CHECK_ROW(!unit_has(written(&script.log), "wrong"), rows[k].status);
     }
 }
