@@ -8284,6 +8284,7 @@ static err aws_keys_get(task *t, aws_keys *keys)
     at[AWS_TOKEN] = secrets_env(t, "AWS_SESSION_TOKEN");
     if (at[AWS_ID].len && at[AWS_SECRET].len)
         return E_None;
+    *keys = (aws_keys){0}; /* a half of them is none */
     str place = secrets_env(t, "AWS_CONTAINER_CREDENTIALS_FULL_URI");
     if (!place.len)
         return E_CredentialsMissing;

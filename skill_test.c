@@ -12918,6 +12918,38 @@ static void test_secrets_container_cut(void)
     CHECK(unit_count(written(&script.log), "JsonTruncated") == 2);
 }
 
+/* Keys are of one source: an agent that gives no token does not get that of the environment. */
+static void test_secrets_container_alone(void)
+{
+    static const char *const own[][2] = {{"AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY=SIGN-MARK"},
+                                         {"AWS_ACCESS_KEY_ID=A-MARK", "AWS_SECRET_ACCESS_KEY="}};
+    for (iz i = 0; i < 2 * countof(own); i++) {
+        const char *env[] = {"AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:9009/",
+                             own[i / 2][0],
+                             own[i / 2][1],
+                             unit_two_secrets[0],
+                             unit_two_secrets[1],
+                             0};
+        b32 half = (b32)i & 1;
+        skill *s = unit_secrets(env);
+        script_start();
+        unit_upstream(200, !half   ? "{\"AccessKeyId\":\"AGENT\",\"SecretAccessKey\":\"S-MARK\"}"
+                           : i < 2 ? "{\"AccessKeyId\":\"AGENT\"}"
+                                   : "{\"SecretAccessKey\":\"S-MARK\"}");
+        script_add(S(""), THEN_END);
+        if (!half) {
+            unit_upstream(200, unit_aws_both);
+            script_add(S(""), THEN_END);
+        }
+        unit_upstream(200, unit_line);
+        CHECK(!unit_ask_tfl(s) && !strcmp(unit_asked(), half ? " " : "B " BOTH));
+        str sent = written(&script.sent);
+        CHECK(unit_has(sent, "Credential=AGENT/") == !half);
+        CHECK(!unit_has(sent, "SESSION-MARK") && !unit_has(sent, "security-token"));
+        CHECK(unit_has(written(&script.log), "CredentialsMissing") == half);
+    }
+}
+
 /* Where the services are. */
 static void test_secrets_endpoints(void)
 {
@@ -25047,6 +25079,7 @@ static const struct {
     {"secrets_extension", test_secrets_extension},
     {"secrets_container", test_secrets_container},
     {"secrets_container_cut", test_secrets_container_cut},
+    {"secrets_container_alone", test_secrets_container_alone},
     {"secrets_endpoints", test_secrets_endpoints},
     {"secrets_configured", test_secrets_configured},
     {"secrets_skill_id", test_secrets_skill_id},
