@@ -8401,25 +8401,24 @@ __attribute__((noinline)) static err aws_call(task *t, aws_keys *keys, store fro
 }
 
 /* Takes the values out of an answer: to a question for `one`, from either service, or for all that
- * come from it. Nothing of an answer counts that is not JSON to its end. */
+ * come from it. Nothing of an answer counts that is not JSON to its end. A version of a parameter
+ * has its plain name in an answer, and what was behind that as Selector: it is asked for alone. */
 static err secrets_read(secrets *s, store from, setting *one, str body, arena *a)
 {
     json j;
     json_start(&j, body, a);
-    if (json_walk_start(&j, "SecretString Parameter.Value SecretValues Parameters"))
-        for (i32 i; (i = json_walk_next(&j)) >= 0;) {
-            if (i < 2) {
-                str value = json_text(&j);
-                if (one)
-                    one->found = value;
+    if (json_walk_start(&j, one ? "SecretString Parameter.Value" : "SecretValues Parameters"))
+        while (json_walk_next(&j) >= 0) {
+            if (one) {
+                one->found = json_text(&j);
             } else if (json_enter(&j, JSON_ARRAY)) {
                 while (json_element(&j)) {
-                    str of[] = {S(""), S(""), S(""), S("")};
-                    if (json_walk_start(&j, "Name ARN SecretString Value"))
+                    str of[] = {S(""), S(""), S(""), S(""), S("")};
+                    if (json_walk_start(&j, "Name ARN SecretString Value Selector"))
                         for (i32 k; (k = json_walk_next(&j)) >= 0;)
                             of[k] = json_text(&j);
                     for (setting *v = s->at; v < s->at + SETTINGS; v++)
-                        if (v->store == from &&
+                        if (v->store == from && !of[4].len &&
                             (str_eq(v->secret, of[0]) || str_eq(v->secret, of[1])))
                             v->found = of[1 + (i32)from];
                 }

@@ -13063,6 +13063,99 @@ static void test_secrets_skill_id(void)
     }
 }
 
+/* A version of a parameter, or one with a label, comes under the parameter's own name, with what
+ * was behind it as Selector (API_Parameter of the Systems Manager API Reference): neither is taken
+ * for the other, whatever the order. */
+static void test_secrets_versions(void)
+{
+    static const char *const env[] = {"Skill__TflApplicationId=aws:ssm:/x",
+                                      "Skill__TflApplicationKey=aws:ssm:/x:3", 0};
+    static const char *const answers[] = {
+        "{\"Parameters\":[{\"Name\":\"/x\",\"Value\":\"ID-MARK\",\"Version\":4},"
+        "{\"Name\":\"/x\",\"Value\":\"KEY-MARK\",\"Selector\":\":3\",\"Version\":3}]}",
+        "{\"Parameters\":[{\"Name\":\"/x\",\"Value\":\"KEY-MARK\",\"Selector\":\":3\"},"
+        "{\"Name\":\"/x\",\"Value\":\"ID-MARK\",\"Version\":4}]}"};
+    for (iz i = 0; i < countof(answers); i++) {
+        skill *s = unit_secrets(env);
+        script_start();
+        unit_upstream(200, answers[i]);
+        unit_upstream(
+            200, "{\"Parameter\":{\"Name\":\"/x\",\"Value\":\"KEY-MARK\",\"Selector\":\":3\"}}");
+        script_add(S(""), THEN_END);
+        unit_upstream(200, unit_line);
+        CHECK_ROW(!unit_ask_tfl(s) && !strcmp(unit_asked(), "Pp " BOTH), unit_asked());
+    }
+}
+
+/* An answer for one secret holds none of the others, above all when it is no JSON at its end. */
+static void test_secrets_alone(void)
+{
+    static const char others[] =
+        "{\"SecretValues\":[{\"Name\":\"key\",\"SecretString\":\"NO-MARK\"}],"
+        "\"SecretString\":\"ID-MARK\"}x";
+    for (iz i = 0; i < 2; i++) {
+        char text[sizeof others];
+        unit_print(text, sizeof text, "%.*s", (int)(sizeof others - 1 - (i ? 0 : 1)), others);
+        skill *s = unit_secrets(unit_two_secrets);
+        script_start();
+        unit_upstream(200, "{}");
+        unit_upstream(200, text);
+        unit_upstream(200, SINGLE("KEY-MARK"));
+        script_add(S(""), THEN_END);
+        unit_upstream(200, unit_line);
+        CHECK(!unit_ask_tfl(s));
+        CHECK_ROW(!strcmp(unit_asked(), i ? "Bgg ?app_key=KEY-MARK" : "Bgg " BOTH), unit_asked());
+    }
+}
+
+/* Names as AWS answers them: what was asked for by a whole ARN, a part of one, or a name, and the
+ * same secret for two. */
+static void test_secrets_names(void)
+{
+#define ARN "arn:aws:secretsmanager:eu-west-2:1:secret:"
+    static const struct {
+        char id[60], key[60], asked[40];
+        const char *answers[3];
+    } rows[] = {
+        {ARN "a/id-AbCdEf",
+         "a/key",
+         "B " BOTH,
+         {"{\"SecretValues\":[{\"ARN\":\"" ARN "a/key-GhIjKl\",\"Name\":\"a/key\",\"SecretString\":"
+          "\"KEY-MARK\"},{\"ARN\":\"" ARN
+          "a/id-AbCdEf\",\"Name\":\"a/id\",\"SecretString\":\"ID-MARK\"}"
+          "],\"Errors\":[],\"NextToken\":\"t\"}"}},
+        {ARN "a/id",
+         "a/key-GhIjKl",
+         "Bgg " BOTH,
+         {"{\"SecretValues\":[{\"ARN\":\"" ARN "a/key-GhIjKl\",\"Name\":\"a/key\",\"SecretString\":"
+          "\"KEY-MARK\"},{\"ARN\":\"" ARN
+          "a/id-AbCdEf\",\"Name\":\"a/id\",\"SecretString\":\"ID-MARK\"}]}",
+          SINGLE("ID-MARK"), SINGLE("KEY-MARK")}},
+        {"a",
+         "a",
+         "B ?app_id=BOTH-MARK&app_key=BOTH-MARK",
+         {"{\"SecretValues\":[{\"Name\":\"a\",\"SecretString\":\"BOTH-MARK\"}]}"}},
+        {"a",
+         "a",
+         "Bgg " BOTH,
+         {"{\"__type\":\"InvalidRequestException\"}", SINGLE("ID-MARK"), SINGLE("KEY-MARK")}},
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        char id[100], key[100];
+        unit_print(id, sizeof id, "Skill__TflApplicationId=aws:secretsmanager:%s", rows[i].id);
+        unit_print(key, sizeof key, "Skill__TflApplicationKey=aws:secretsmanager:%s", rows[i].key);
+        const char *env[] = {id, key, 0};
+        skill *s = unit_secrets(env);
+        script_start();
+        for (iz k = 0; k < 3 && rows[i].answers[k]; k++)
+            unit_upstream(strstr(rows[i].answers[k], "__type") ? 400 : 200, rows[i].answers[k]);
+        script_add(S(""), THEN_END);
+        unit_upstream(200, unit_line);
+        CHECK_ROW(!unit_ask_tfl(s) && !strcmp(unit_asked(), rows[i].asked), unit_asked());
+    }
+#undef ARN
+}
+
 /* Base URLs that are secrets: the services turn to them; without them nothing is asked. */
 static void test_secrets_urls(void)
 {
@@ -25080,6 +25173,9 @@ static const struct {
     {"secrets_container", test_secrets_container},
     {"secrets_container_cut", test_secrets_container_cut},
     {"secrets_container_alone", test_secrets_container_alone},
+    {"secrets_versions", test_secrets_versions},
+    {"secrets_alone", test_secrets_alone},
+    {"secrets_names", test_secrets_names},
     {"secrets_endpoints", test_secrets_endpoints},
     {"secrets_configured", test_secrets_configured},
     {"secrets_skill_id", test_secrets_skill_id},
