@@ -7267,11 +7267,11 @@ static void http_meanwhile(connection *c)
         connection_open(next, earlier(c->deadline, os_monotonic() + KEPT_SILENCE));
 }
 
-/* A request without a body that is sent again, at most twice and inside the deadline: when no
- * connection comes about, when a kept one turns out dead or silent before the first byte, and on
- * 408, 429 and 5xx, after a pause of RETRY_PAUSE, then three times it, or as Retry-After says. A
- * dead kept connection needs no pause. E_HttpBusy when the last answer was one of those; the
- * requests are counted in *tries. */
+/* A request that changes nothing, and so may be sent again: at most twice and inside the deadline,
+ * when no connection comes about, when a kept one turns out dead or silent before the first byte,
+ * and on 408, 429 and 5xx, after a pause of RETRY_PAUSE, then three times it, or as Retry-After
+ * says. A dead kept connection needs no pause. E_HttpBusy when the last answer was one of those;
+ * the requests are counted in *tries. */
 static err http_try(connection *c, str request, i64 deadline, arena *a, http_response *r, iz *tries)
 {
     i64 pause = RETRY_PAUSE;
