@@ -22,8 +22,9 @@
  *   Skill__SkillApiUrl          base URL of the preferences API; without it there is no commute
  *   Skill__SkillId              this skill's application id
  *   Skill__VerifySkillId        refuse other skills' requests; true when Skill__SkillId is set
- *   Skill__SecretsPrefix        when neither Skill__SkillId nor one of the Skill__TflApplication...
- *                               is set: all three are in Secrets Manager, their names behind this
+ *   Skill__SecretsPrefix        when neither of the Skill__TflApplication... is set: both, and
+ *                               Skill__SkillId unless that is set, are in Secrets Manager, their
+ *                               names behind this
  *   SSL_CERT_FILE               PEM bundle of trusted roots, default the system's
  *
  * Each Skill__ value but the prefix may be aws:secretsmanager:<id of a secret> or aws:ssm:<name of
@@ -8099,10 +8100,12 @@ static void skill_init(skill *s, network *net)
     for (i32 i = 0; i < SETTINGS; i++) {
         str value = env_get(env, setting_names[i]);
         setting_init(&at[i], value);
-        if (SETTING_SKILL_ID <= i && i <= SETTING_APP_KEY && value.len)
+        if ((i == SETTING_APP_ID || i == SETTING_APP_KEY) && value.len)
             prefix = S("");
     }
     for (i32 i = SETTING_SKILL_ID; i <= SETTING_APP_KEY && prefix.len; i++) {
+        if (at[i].value.len || at[i].store)
+            continue;
         writer w = arena_writer(net->process, URL_MAX);
         put_text(&w, "aws:secretsmanager:");
         put(&w, prefix);

@@ -13031,7 +13031,11 @@ static void test_secrets_configured(void)
         {{"Skill__SecretsPrefix=p/", "Skill__TflApplicationId=", "Skill__SkillApiUrl=aws:ssm:u"},
          "p/Skill__SkillId|p/Skill__TflApplicationId|p/Skill__TflApplicationKey"},
         {{"Skill__SecretsPrefix=p/", "Skill__TflApplicationId=plain"}, "||"},
-        {{"Skill__SecretsPrefix=p/", "Skill__SkillId=aws:ssm:x"}, "x||"},
+        {{"Skill__SecretsPrefix=p/", "Skill__TflApplicationKey=aws:ssm:x"}, "||x"},
+        {{"Skill__SecretsPrefix=p/", "Skill__SkillId=aws:ssm:x"},
+         "x|p/Skill__TflApplicationId|p/Skill__TflApplicationKey"},
+        {{"Skill__SecretsPrefix=p/", "Skill__SkillId=plain"},
+         "|p/Skill__TflApplicationId|p/Skill__TflApplicationKey"},
         {{"Skill__SecretsPrefix="}, "||"},
     };
     for (iz i = 0; i < countof(rows); i++) {
