@@ -12680,7 +12680,9 @@ static void test_secrets_kept(void)
     task t = unit_task(slow, unit_arena());
     t.deadline = script.now + 2 * SECOND;
     i64 start = script.now;
+    slow->tfl.connection.net->stages.now = STAGE_EVENT;
     secrets_need(&t, SETTING_APP_ID, SETTING_APP_KEY);
+    CHECK(slow->tfl.connection.net->stages.now == STAGE_EVENT); /* it goes on as before */
     CHECK(script.now - start == SECOND && unit_count(written(&script.log), "TimedOut") == 2);
 }
 
@@ -12754,8 +12756,27 @@ static void test_secrets_refused(void)
             CHECK_ROW(round || error == rows[i].error, text);
         }
     }
+    skill *s = unit_secrets(unit_two_secrets); /* what came instead outlasts trouble again */
+    for (iz round = 0; round < 2; round++) {
+        connection_close(&s->tfl.connection);
+        i64 later = s->secrets.until;
+        script_start();
+        script.now = round ? later : script.now;
+        unit_upstream(round ? 400 : 200,
+                      round ? "{\"__type\":\"ThrottlingException\"}" : unit_aws_both);
+        script_add(S(""), THEN_END);
+        unit_upstream(round ? 200 : 401, unit_line);
+        unit_upstream(200, unit_line);
+        script_add(S(""), THEN_END);
+        if (!round)
+            unit_upstream(200, second);
+        CHECK(!unit_ask_tfl(s));
+        CHECK_ROW(!strcmp(unit_asked(), round ? "B ?app_id=ID-MARK&app_key=K2"
+                                              : "B " BOTH "B ?app_id=ID-MARK&app_key=K2"),
+                  unit_asked());
+    }
     const char *plain[] = {"Skill__TflApplicationKey=KEY-MARK", 0};
-    skill *s = unit_secrets(plain); /* what the environment holds cannot be renewed */
+    s = unit_secrets(plain); /* what the environment holds cannot be renewed */
     script_start();
     unit_upstream(401, "");
     CHECK(unit_ask_tfl(s) == E_HttpStatus && !strcmp(unit_asked(), " ?app_key=KEY-MARK"));
