@@ -22,8 +22,9 @@
  *   Skill__SkillApiUrl          base URL of the preferences API; without it there is no commute
  *   Skill__SkillId              this skill's application id
  *   Skill__VerifySkillId        refuse other skills' requests; true when Skill__SkillId is set
- *   Skill__SecretsPrefix        when neither Skill__SkillId nor one of the Skill__TflApplication...
- *                               is set: all three are in Secrets Manager, their names behind this
+ *   Skill__SecretsPrefix        when neither of the Skill__TflApplication... is set: both, and
+ *                               Skill__SkillId unless that is set, are in Secrets Manager, their
+ *                               names behind this
  *   SSL_CERT_FILE               PEM bundle of trusted roots, default the system's
  *
  * Each Skill__ value but the prefix may be aws:secretsmanager:<id of a secret> or aws:ssm:<name of
@@ -7267,11 +7268,11 @@ static void http_meanwhile(connection *c)
         connection_open(next, earlier(c->deadline, os_monotonic() + KEPT_SILENCE));
 }
 
-/* A request without a body that is sent again, at most twice and inside the deadline: when no
- * connection comes about, when a kept one turns out dead or silent before the first byte, and on
- * 408, 429 and 5xx, after a pause of RETRY_PAUSE, then three times it, or as Retry-After says. A
- * dead kept connection needs no pause. E_HttpBusy when the last answer was one of those; the
- * requests are counted in *tries. */
+/* A request that changes nothing, and so may be sent again: at most twice and inside the deadline,
+ * when no connection comes about, when a kept one turns out dead or silent before the first byte,
+ * and on 408, 429 and 5xx, after a pause of RETRY_PAUSE, then three times it, or as Retry-After
+ * says. A dead kept connection needs no pause. E_HttpBusy when the last answer was one of those;
+ * the requests are counted in *tries. */
 static err http_try(connection *c, str request, i64 deadline, arena *a, http_response *r, iz *tries)
 {
     i64 pause = RETRY_PAUSE;
@@ -7992,9 +7993,11 @@ static b32 alexa_is_for(const alexa_request *r, str skill_id)
  * follow no redirect. Who asks is told by the environment or by the container's agent, which is
  * asked each time: none of its credentials are kept. The AWS Parameters and Secrets extension is
  * asked instead where its port is set, and the session token that it wants: it serves the default
- * port without that variable too, but then nothing tells that it is there. The role must allow
- * secretsmanager:GetSecretValue and BatchGetSecretValue, ssm:GetParameter and GetParameters, or of
- * each pair the first. An ARN of another region is asked for in AWS_REGION all the same.
+ * port without that variable too, but then nothing tells that it is there. It keeps what it gives
+ * for 5 minutes of its own, and cannot be told to forget it: what TfL has refused is fetched past
+ * it. The role must allow secretsmanager:GetSecretValue and BatchGetSecretValue, ssm:GetParameter
+ * and GetParameters, or of each pair the first. An ARN of another region is asked for in AWS_REGION
+ * all the same.
  *
  * TfL's Unified API tells the state of lines and the disruption of whole modes; the preferences
  * API of London Travel tells a user's favourite lines. Both are asked by GET and answer in JSON,
@@ -8099,10 +8102,12 @@ static void skill_init(skill *s, network *net)
     for (i32 i = 0; i < SETTINGS; i++) {
         str value = env_get(env, setting_names[i]);
         setting_init(&at[i], value);
-        if (SETTING_SKILL_ID <= i && i <= SETTING_APP_KEY && value.len)
+        if ((i == SETTING_APP_ID || i == SETTING_APP_KEY) && value.len)
             prefix = S("");
     }
     for (i32 i = SETTING_SKILL_ID; i <= SETTING_APP_KEY && prefix.len; i++) {
+        if (at[i].value.len || at[i].store)
+            continue;
         writer w = arena_writer(net->process, URL_MAX);
         put_text(&w, "aws:secretsmanager:");
         put(&w, prefix);
@@ -8284,6 +8289,7 @@ static err aws_keys_get(task *t, aws_keys *keys)
     at[AWS_TOKEN] = secrets_env(t, "AWS_SESSION_TOKEN");
     if (at[AWS_ID].len && at[AWS_SECRET].len)
         return E_None;
+    *keys = (aws_keys){0}; /* a half of them is none */
     str place = secrets_env(t, "AWS_CONTAINER_CREDENTIALS_FULL_URI");
     if (!place.len)
         return E_CredentialsMissing;
@@ -8400,25 +8406,24 @@ __attribute__((noinline)) static err aws_call(task *t, aws_keys *keys, store fro
 }
 
 /* Takes the values out of an answer: to a question for `one`, from either service, or for all that
- * come from it. Nothing of an answer counts that is not JSON to its end. */
+ * come from it. Nothing of an answer counts that is not JSON to its end. A version of a parameter
+ * has its plain name in an answer, and what was behind that as Selector: it is asked for alone. */
 static err secrets_read(secrets *s, store from, setting *one, str body, arena *a)
 {
     json j;
     json_start(&j, body, a);
-    if (json_walk_start(&j, "SecretString Parameter.Value SecretValues Parameters"))
-        for (i32 i; (i = json_walk_next(&j)) >= 0;) {
-            if (i < 2) {
-                str value = json_text(&j);
-                if (one)
-                    one->found = value;
+    if (json_walk_start(&j, one ? "SecretString Parameter.Value" : "SecretValues Parameters"))
+        while (json_walk_next(&j) >= 0) {
+            if (one) {
+                one->found = json_text(&j);
             } else if (json_enter(&j, JSON_ARRAY)) {
                 while (json_element(&j)) {
-                    str of[] = {S(""), S(""), S(""), S("")};
-                    if (json_walk_start(&j, "Name ARN SecretString Value"))
+                    str of[] = {S(""), S(""), S(""), S(""), S("")};
+                    if (json_walk_start(&j, "Name ARN SecretString Value Selector"))
                         for (i32 k; (k = json_walk_next(&j)) >= 0;)
                             of[k] = json_text(&j);
                     for (setting *v = s->at; v < s->at + SETTINGS; v++)
-                        if (v->store == from &&
+                        if (v->store == from && !of[4].len &&
                             (str_eq(v->secret, of[0]) || str_eq(v->secret, of[1])))
                             v->found = of[1 + (i32)from];
                 }
@@ -8484,7 +8489,7 @@ static void secrets_from(task *t, aws_keys *keys, store from)
     u64 port = 0;
     iz count = 0;
     err all = E_None;
-    if (secrets_env(t, "AWS_SESSION_TOKEN").len)
+    if (secrets_env(t, "AWS_SESSION_TOKEN").len && !t->renewed)
         str_to_uint(secrets_env(t, "PARAMETERS_SECRETS_EXTENSION_HTTP_PORT"), 65535, &port);
     for (const setting *v = s->at; v < s->at + SETTINGS; v++)
         count += v->store == from;

@@ -12680,7 +12680,9 @@ static void test_secrets_kept(void)
     task t = unit_task(slow, unit_arena());
     t.deadline = script.now + 2 * SECOND;
     i64 start = script.now;
+    slow->tfl.connection.net->stages.now = STAGE_EVENT;
     secrets_need(&t, SETTING_APP_ID, SETTING_APP_KEY);
+    CHECK(slow->tfl.connection.net->stages.now == STAGE_EVENT); /* it goes on as before */
     CHECK(script.now - start == SECOND && unit_count(written(&script.log), "TimedOut") == 2);
 }
 
@@ -12754,8 +12756,27 @@ static void test_secrets_refused(void)
             CHECK_ROW(round || error == rows[i].error, text);
         }
     }
+    skill *s = unit_secrets(unit_two_secrets); /* what came instead outlasts trouble again */
+    for (iz round = 0; round < 2; round++) {
+        connection_close(&s->tfl.connection);
+        i64 later = s->secrets.until;
+        script_start();
+        script.now = round ? later : script.now;
+        unit_upstream(round ? 400 : 200,
+                      round ? "{\"__type\":\"ThrottlingException\"}" : unit_aws_both);
+        script_add(S(""), THEN_END);
+        unit_upstream(round ? 200 : 401, unit_line);
+        unit_upstream(200, unit_line);
+        script_add(S(""), THEN_END);
+        if (!round)
+            unit_upstream(200, second);
+        CHECK(!unit_ask_tfl(s));
+        CHECK_ROW(!strcmp(unit_asked(), round ? "B ?app_id=ID-MARK&app_key=K2"
+                                              : "B " BOTH "B ?app_id=ID-MARK&app_key=K2"),
+                  unit_asked());
+    }
     const char *plain[] = {"Skill__TflApplicationKey=KEY-MARK", 0};
-    skill *s = unit_secrets(plain); /* what the environment holds cannot be renewed */
+    s = unit_secrets(plain); /* what the environment holds cannot be renewed */
     script_start();
     unit_upstream(401, "");
     CHECK(unit_ask_tfl(s) == E_HttpStatus && !strcmp(unit_asked(), " ?app_key=KEY-MARK"));
@@ -12825,6 +12846,26 @@ static void test_secrets_extension(void)
     }
 }
 
+/* What the extension has kept is of no use once TfL has refused it: the service itself is asked. */
+static void test_secrets_extension_stale(void)
+{
+    static const char *const env[] = {"PARAMETERS_SECRETS_EXTENSION_HTTP_PORT=2773",
+                                      "Skill__TflApplicationKey=aws:secretsmanager:key", 0};
+    skill *s = unit_secrets(env);
+    script_start();
+    unit_upstream(200, SINGLE("OLD-MARK"));
+    script_add(S(""), THEN_END);
+    unit_upstream(401, "MARK");
+    unit_upstream(200, unit_line);
+    script_add(S(""), THEN_SILENCE);
+    unit_upstream(200, SINGLE("KEY-MARK"));
+    script_add(S(""), THEN_END);
+    CHECK(!unit_ask_tfl(s));
+    CHECK_ROW(!strcmp(unit_asked(), " ?app_key=OLD-MARKg ?app_key=KEY-MARK"), unit_asked());
+    CHECK(unit_count(written(&script.sent), "/secretsmanager/get?") == 1);
+    CHECK(unit_count(written(&script.log), "ERROR") == 1 && script.logs == 1); /* the 401 */
+}
+
 /* Credentials from the container's agent: where it may be, what it is told, what it may say. */
 static void test_secrets_container(void)
 {
@@ -12851,6 +12892,28 @@ static void test_secrets_container(void)
         {"http://169.254.170.3/v1", "MARK", 0, 0, "", "UrlInsecure"},
         {"http://169.254.170.2.example.com/", "MARK", 0, 0, "", "UrlInsecure"},
         {"http://169.254.169.254/latest", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://169.254.170.2.evil/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://169.254.170.2./", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://169.254.170.023/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://169.254.170.02/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://169.254.170.2:80:80/", "MARK", 0, 0, "", "UrlMalformed"},
+        {"http://169.254.170.2@evil.test/", "MARK", 0, 0, "", "UrlMalformed"},
+        {"http://evil.test@169.254.170.2/", "MARK", 0, 0, "", "UrlMalformed"},
+        {"http://0xA9FEAA02/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://2852039170/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://[::ffff:169.254.170.2]/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://[::ffff:127.0.0.1]/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://fd00:ec2::23/", "MARK", 0, 0, "", "UrlMalformed"},
+        {"http://[fd00:ec2::23].evil/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://[fd00:ec2::230]/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://[fd00:ec2::23%25eth0]/", "MARK", 0, 0, "", "UrlMalformed"},
+        {"http://localhost./", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://127.0.0.1.evil/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"http://127.1/", "MARK", 0, 0, "", "UrlInsecure"},
+        {"HTTP://127.0.0.1/", "MARK", 0, 0, "", "UrlMalformed"},
+        {"http:\\\\127.0.0.1/", "MARK", 0, 0, "", "UrlMalformed"},
+        {"file:///etc/passwd", "MARK", 0, 0, "", "UrlMalformed"},
+        {" http://127.0.0.1/", "MARK", 0, 0, "", "UrlMalformed"},
         {"http://example.com/", "MARK", 0, 0, "", "UrlInsecure"},
         {"http:///", "MARK", 0, 0, "", "UrlMalformed"},
         {"/relative", "MARK", 0, 0, "", "UrlMalformed"},
@@ -12918,6 +12981,38 @@ static void test_secrets_container_cut(void)
     CHECK(unit_count(written(&script.log), "JsonTruncated") == 2);
 }
 
+/* Keys are of one source: an agent that gives no token does not get that of the environment. */
+static void test_secrets_container_alone(void)
+{
+    static const char *const own[][2] = {{"AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY=SIGN-MARK"},
+                                         {"AWS_ACCESS_KEY_ID=A-MARK", "AWS_SECRET_ACCESS_KEY="}};
+    for (iz i = 0; i < 2 * countof(own); i++) {
+        const char *env[] = {"AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:9009/",
+                             own[i / 2][0],
+                             own[i / 2][1],
+                             unit_two_secrets[0],
+                             unit_two_secrets[1],
+                             0};
+        b32 half = (b32)i & 1;
+        skill *s = unit_secrets(env);
+        script_start();
+        unit_upstream(200, !half   ? "{\"AccessKeyId\":\"AGENT\",\"SecretAccessKey\":\"S-MARK\"}"
+                           : i < 2 ? "{\"AccessKeyId\":\"AGENT\"}"
+                                   : "{\"SecretAccessKey\":\"S-MARK\"}");
+        script_add(S(""), THEN_END);
+        if (!half) {
+            unit_upstream(200, unit_aws_both);
+            script_add(S(""), THEN_END);
+        }
+        unit_upstream(200, unit_line);
+        CHECK(!unit_ask_tfl(s) && !strcmp(unit_asked(), half ? " " : "B " BOTH));
+        str sent = written(&script.sent);
+        CHECK(unit_has(sent, "Credential=AGENT/") == !half);
+        CHECK(!unit_has(sent, "SESSION-MARK") && !unit_has(sent, "security-token"));
+        CHECK(unit_has(written(&script.log), "CredentialsMissing") == half);
+    }
+}
+
 /* Where the services are. */
 static void test_secrets_endpoints(void)
 {
@@ -12977,7 +13072,11 @@ static void test_secrets_configured(void)
         {{"Skill__SecretsPrefix=p/", "Skill__TflApplicationId=", "Skill__SkillApiUrl=aws:ssm:u"},
          "p/Skill__SkillId|p/Skill__TflApplicationId|p/Skill__TflApplicationKey"},
         {{"Skill__SecretsPrefix=p/", "Skill__TflApplicationId=plain"}, "||"},
-        {{"Skill__SecretsPrefix=p/", "Skill__SkillId=aws:ssm:x"}, "x||"},
+        {{"Skill__SecretsPrefix=p/", "Skill__TflApplicationKey=aws:ssm:x"}, "||x"},
+        {{"Skill__SecretsPrefix=p/", "Skill__SkillId=aws:ssm:x"},
+         "x|p/Skill__TflApplicationId|p/Skill__TflApplicationKey"},
+        {{"Skill__SecretsPrefix=p/", "Skill__SkillId=plain"},
+         "|p/Skill__TflApplicationId|p/Skill__TflApplicationKey"},
         {{"Skill__SecretsPrefix="}, "||"},
     };
     for (iz i = 0; i < countof(rows); i++) {
@@ -13029,6 +13128,146 @@ static void test_secrets_skill_id(void)
         CHECK_ROW(error == rows[i].error && script.connects == rows[i].connects, unit_error(error));
         CHECK(skill_verify(&t, &q) == error && script.connects == rows[i].connects);
     }
+}
+
+/* A version of a parameter, or one with a label, comes under the parameter's own name, with what
+ * was behind it as Selector (API_Parameter of the Systems Manager API Reference): neither is taken
+ * for the other, whatever the order. */
+static void test_secrets_versions(void)
+{
+    static const char *const env[] = {"Skill__TflApplicationId=aws:ssm:/x",
+                                      "Skill__TflApplicationKey=aws:ssm:/x:3", 0};
+    static const char *const answers[] = {
+        "{\"Parameters\":[{\"Name\":\"/x\",\"Value\":\"ID-MARK\",\"Version\":4},"
+        "{\"Name\":\"/x\",\"Value\":\"KEY-MARK\",\"Selector\":\":3\",\"Version\":3}]}",
+        "{\"Parameters\":[{\"Name\":\"/x\",\"Value\":\"KEY-MARK\",\"Selector\":\":3\"},"
+        "{\"Name\":\"/x\",\"Value\":\"ID-MARK\",\"Version\":4}]}"};
+    for (iz i = 0; i < countof(answers); i++) {
+        skill *s = unit_secrets(env);
+        script_start();
+        unit_upstream(200, answers[i]);
+        unit_upstream(
+            200, "{\"Parameter\":{\"Name\":\"/x\",\"Value\":\"KEY-MARK\",\"Selector\":\":3\"}}");
+        script_add(S(""), THEN_END);
+        unit_upstream(200, unit_line);
+        CHECK_ROW(!unit_ask_tfl(s) && !strcmp(unit_asked(), "Pp " BOTH), unit_asked());
+    }
+}
+
+/* An answer for one secret holds none of the others, above all when it is no JSON at its end. */
+static void test_secrets_alone(void)
+{
+    static const char others[] =
+        "{\"SecretValues\":[{\"Name\":\"key\",\"SecretString\":\"NO-MARK\"}],"
+        "\"SecretString\":\"ID-MARK\"}x";
+    for (iz i = 0; i < 2; i++) {
+        char text[sizeof others];
+        unit_print(text, sizeof text, "%.*s", (int)(sizeof others - 1 - (i ? 0 : 1)), others);
+        skill *s = unit_secrets(unit_two_secrets);
+        script_start();
+        unit_upstream(200, "{}");
+        unit_upstream(200, text);
+        unit_upstream(200, SINGLE("KEY-MARK"));
+        script_add(S(""), THEN_END);
+        unit_upstream(200, unit_line);
+        CHECK(!unit_ask_tfl(s));
+        CHECK_ROW(!strcmp(unit_asked(), i ? "Bgg ?app_key=KEY-MARK" : "Bgg " BOTH), unit_asked());
+    }
+}
+
+/* Names as AWS answers them: what was asked for by a whole ARN, a part of one, or a name, and the
+ * same secret for two. */
+static void test_secrets_names(void)
+{
+#define ARN "arn:aws:secretsmanager:eu-west-2:1:secret:"
+    static const struct {
+        char id[60], key[60], asked[40];
+        const char *answers[3];
+    } rows[] = {
+        {ARN "a/id-AbCdEf",
+         "a/key",
+         "B " BOTH,
+         {"{\"SecretValues\":[{\"ARN\":\"" ARN "a/key-GhIjKl\",\"Name\":\"a/key\",\"SecretString\":"
+          "\"KEY-MARK\"},{\"ARN\":\"" ARN
+          "a/id-AbCdEf\",\"Name\":\"a/id\",\"SecretString\":\"ID-MARK\"}"
+          "],\"Errors\":[],\"NextToken\":\"t\"}"}},
+        {ARN "a/id",
+         "a/key-GhIjKl",
+         "Bgg " BOTH,
+         {"{\"SecretValues\":[{\"ARN\":\"" ARN "a/key-GhIjKl\",\"Name\":\"a/key\",\"SecretString\":"
+          "\"KEY-MARK\"},{\"ARN\":\"" ARN
+          "a/id-AbCdEf\",\"Name\":\"a/id\",\"SecretString\":\"ID-MARK\"}]}",
+          SINGLE("ID-MARK"), SINGLE("KEY-MARK")}},
+        {"a",
+         "a",
+         "B ?app_id=BOTH-MARK&app_key=BOTH-MARK",
+         {"{\"SecretValues\":[{\"Name\":\"a\",\"SecretString\":\"BOTH-MARK\"}]}"}},
+        {"a",
+         "a",
+         "Bgg " BOTH,
+         {"{\"__type\":\"InvalidRequestException\"}", SINGLE("ID-MARK"), SINGLE("KEY-MARK")}},
+    };
+    for (iz i = 0; i < countof(rows); i++) {
+        char id[100], key[100];
+        unit_print(id, sizeof id, "Skill__TflApplicationId=aws:secretsmanager:%s", rows[i].id);
+        unit_print(key, sizeof key, "Skill__TflApplicationKey=aws:secretsmanager:%s", rows[i].key);
+        const char *env[] = {id, key, 0};
+        skill *s = unit_secrets(env);
+        script_start();
+        for (iz k = 0; k < 3 && rows[i].answers[k]; k++)
+            unit_upstream(strstr(rows[i].answers[k], "__type") ? 400 : 200, rows[i].answers[k]);
+        script_add(S(""), THEN_END);
+        unit_upstream(200, unit_line);
+        CHECK_ROW(!unit_ask_tfl(s) && !strcmp(unit_asked(), rows[i].asked), unit_asked());
+    }
+#undef ARN
+}
+
+/* Ids of any length up to Secrets Manager's limit of 2,048 bytes, for all six settings: the calls
+ * are made, and signed. What is longer is an error, and TfL is asked without. */
+static void test_secrets_long_ids(void)
+{
+    static char text[SETTINGS][4000];
+    static const iz sizes[] = {1, 512, 2048, 3900};
+    for (iz k = 0; k < 2 * countof(sizes); k++) {
+        const char *env[SETTINGS + 1] = {0};
+        iz size = sizes[k / 2];
+        for (iz i = 0; i < SETTINGS; i++) {
+            iz n = unit_print(text[i], sizeof text[i], "%s=%s", setting_names[i],
+                              k % 2 ? "aws:ssm:" : "aws:secretsmanager:");
+            iz room = (iz)sizeof text[i] - 1 - n;
+            memset(text[i] + n, 'a' + (int)i, (size_t)(size < room ? size : room));
+            text[i][n + (size < room ? size : room)] = 0;
+            env[i] = text[i];
+        }
+        skill *s = unit_secrets(env);
+        script_start();
+        for (iz i = 0; i < 7; i++)
+            unit_upstream(400, "{\"__type\":\"AccessDeniedException\"}");
+        task t = unit_task(s, unit_arena());
+        secrets_need(&t, SETTING_VERIFY, SETTING_VERIFY);
+        b32 fits = size <= 2048;
+        CHECK(unit_count(written(&script.sent), "POST /") == (fits ? 7 : 0));
+        CHECK(unit_count(written(&script.log), fits ? "SecretDenied" : "BufferFull") == SETTINGS);
+        CHECK(t.arena->at == t.arena->start && !script.faults);
+    }
+}
+
+/* A service that lets its answer drip, each byte in time, has no more than its share. */
+static void test_secrets_drip(void)
+{
+    skill *s = unit_secrets(unit_two_secrets);
+    script_start();
+    static const char drip[] = "HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n{\"a\":1}";
+    for (iz i = 0; drip[i]; i++) {
+        script_add((str){(const u8 *)drip + i, 1}, drip[i + 1] ? THEN_MORE : THEN_SILENCE);
+        script.piece[i].delay = 90 * MS;
+    }
+    unit_upstream(200, unit_line);
+    i64 start = script.now;
+    CHECK(!unit_ask_tfl(s) && !strcmp(unit_asked(), "B "));
+    CHECK(script.now - start == SECRETS_BUDGET);
+    CHECK(unit_count(written(&script.log), "TimedOut") == 2);
 }
 
 /* Base URLs that are secrets: the services turn to them; without them nothing is asked. */
@@ -14707,10 +14946,58 @@ static void fuzz_tfl(const u8 *data, iz n)
     script.on = 0;
 }
 
+/* What AWS's services, the extension and the container's agent say to a skill with secrets in
+ * both: whatever it is, a value in force is one that may be, TfL is asked within the time, and
+ * nothing is left of what was received. */
+static void fuzz_secrets(const u8 *data, iz n)
+{
+    static const char *const envs[][9] = {
+        {"x"},
+        {"PARAMETERS_SECRETS_EXTENSION_HTTP_PORT=2773"},
+        {"AWS_ACCESS_KEY_ID=", "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://[::1]:9/"}};
+    static const char *const settings[] = {
+        "Skill__SkillId=aws:secretsmanager:id", "Skill__TflApplicationId=aws:secretsmanager:id",
+        "Skill__TflApplicationKey=aws:ssm:key", "Skill__VerifySkillId=aws:ssm:key:2"};
+    for (iz k = 0; k < 2 * countof(envs); k++) {
+        const char *env[10];
+        iz count = 0;
+        for (; envs[k / 2][count]; count++)
+            env[count] = envs[k / 2][count];
+        for (iz i = 0; i < countof(settings); i++)
+            env[count++] = settings[i];
+        env[count] = 0;
+        skill *s = unit_secrets(env);
+        char head[80];
+        unit_print(head, sizeof head, "HTTP/1.1 %d x\r\nContent-Length: %ld\r\n\r\n",
+                   k % 2 ? 400 : 200, (long)n);
+        script_start();
+        for (iz i = 0; i < 40; i++) {
+            script_add(unit_str(head), THEN_MORE);
+            script_add((str){data, n}, i % 8 < 7 ? THEN_MORE : THEN_END);
+        }
+        task t = unit_task(s, unit_arena());
+        const setting *at = s->secrets.at;
+        for (iz round = 0; round < 2; round++) {
+            s->secrets.until = 0;
+            secrets_need(&t, SETTING_VERIFY, SETTING_VERIFY);
+            if (t.arena->at != t.arena->start || s->secrets.connection.fd >= 0 || script.faults)
+                abort();
+            for (i32 i = 0; i < SETTINGS; i++)
+                if (at[i].store && at[i].value.len && !str_is_visible(at[i].value, SECRET_MAX))
+                    abort();
+        }
+        if (script.now > t.deadline - 7 * SECOND + 2 * SECRETS_BUDGET)
+            abort();
+        if (at[SETTING_SKILL_ID].value.len != at[SETTING_APP_ID].value.len)
+            abort(); /* they are of one secret */
+    }
+    script.on = 0;
+}
+
 /* What libFuzzer's first byte chooses from. */
 static void (*const fuzz_entry[])(const u8 *, iz) = {
-    fuzz_json,  fuzz_tfl,    fuzz_event,       fuzz_http,          fuzz_der,
-    fuzz_chain, fuzz_bundle, fuzz_tls_records, fuzz_tls_handshake, fuzz_dns,
+    fuzz_json,   fuzz_tfl,         fuzz_event,         fuzz_http, fuzz_der,     fuzz_chain,
+    fuzz_bundle, fuzz_tls_records, fuzz_tls_handshake, fuzz_dns,  fuzz_secrets,
 };
 
 /* A short turn of each fuzzer on texts that are nearly right. */
@@ -14737,6 +15024,12 @@ static void test_fuzz_entries(void)
     static const char http[] =
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nA: b\r\n\r\n5;x=y\r\n"
         "hello\r\n0\r\nT: u\r\n\r\n";
+    static const char several[] =
+        "{\"SecretValues\":[{\"Name\":\"id\",\"ARN\":\"a\",\"SecretString\":\"\\u0041\"}],"
+        "\"Parameters\":[{\"Name\":\"key\",\"Value\":\"k\"},{\"Name\":\"key\",\"Value\":\"v\","
+        "\"Selector\":\":2\"}],\"SecretString\":\"s\",\"Parameter\":{\"Value\":\"p\"},"
+        "\"AccessKeyId\":\"A\",\"SecretAccessKey\":\"S\",\"Token\":\"T\",\"__type\":"
+        "\"x#AccessDeniedException\"}";
     const struct {
         const char *seed;
         iz len;
@@ -14749,7 +15042,8 @@ static void test_fuzz_entries(void)
                 {(const char *)leaf, n_leaf, 4},
                 {(const char *)chain, n_chain, 5},
                 {BYTES(peer_root), 6},
-                {(const char *)message, n_dns, 9}};
+                {(const char *)message, n_dns, 9},
+                {BYTES(several), 10}};
     for (iz i = 0; i < countof(rows); i++)
         for (int round = 0; round < 400; round++) {
             u8 data[2000];
@@ -22911,13 +23205,19 @@ static void e2e_secrets_keys(https_world *h)
                 {"AWS_REGION", "RegionInvalid"},
                 {"AWS_ENDPOINT_URL=http://192.0.2.1/", "UrlInsecure"},
                 {"unknown", "CertIssuerUnknown"},
+                {"wrong", "CertNameMismatch"},
+                {"expired", "CertExpired"},
                 {"nobody", "ConnectRefused"}};
     world w;
     for (iz i = 0; i < countof(rows); i++) {
         secrets_open(h, &w, 1);
         world_env(&w, "Skill__VerifySkillId=false");
-        if (!strcmp(rows[i].env, "unknown"))
-            world_env_format(&w, "AWS_ENDPOINT_URL=https://localhost:%d", h->port[HTTPS_UNKNOWN]);
+        int port = !strcmp(rows[i].env, "unknown")   ? HTTPS_UNKNOWN
+                   : !strcmp(rows[i].env, "wrong")   ? HTTPS_WRONG
+                   : !strcmp(rows[i].env, "expired") ? HTTPS_EXPIRED
+                                                     : 0;
+        if (port)
+            world_env_format(&w, "AWS_ENDPOINT_URL=https://localhost:%d", h->port[port]);
         else if (!strcmp(rows[i].env, "nobody"))
             world_env(&w, "AWS_ENDPOINT_URL=https://localhost:1");
         else
@@ -22978,6 +23278,82 @@ static void e2e_secrets_agent(https_world *h)
     }
 }
 
+/* How often a text stands in the memory that the bootstrap has written to. */
+static iz world_search(const world *w, const void *text, iz n)
+{
+    char path[64], row[256];
+    iz count = 0;
+    snprintf(path, sizeof path, "/proc/%d/maps", w->pid);
+    FILE *maps = fopen(path, "re");
+    snprintf(path, sizeof path, "/proc/%d/mem", w->pid);
+    int memory = open(path, O_RDONLY | O_CLOEXEC);
+    while (maps && memory >= 0 && fgets(row, sizeof row, maps)) {
+        unsigned long from, to;
+        char may[5];
+        if (sscanf(row, "%lx-%lx %4s", &from, &to, may) != 3 || may[1] != 'w')
+            continue;
+        u8 *all = malloc(to - from);
+        iz got = pread(memory, all, to - from, (off_t)from);
+        for (const u8 *at = all;
+             got > 0 && (at = memmem(at, (size_t)(all + got - at), text, (size_t)n)); at++)
+            count++;
+        free(all);
+    }
+    if (maps)
+        fclose(maps);
+    if (memory >= 0)
+        close(memory);
+    return maps && memory >= 0 ? count : -1;
+}
+
+/* What was needed to have the secrets, and a value that is no longer in force, is nowhere in the
+ * memory of the program when it waits for the next event; nor are the keys that signed. */
+static void e2e_secrets_memory(https_world *h)
+{
+    world w;
+    char path[100], text[140];
+    const world_request *q = NULL;
+    textbuf time = {0}, key = {0};
+    secrets_open(h, &w, 1);
+    w.aws_id = "ASIAOFTHEAGENTMARKER", w.aws_key = "key-of-the-agent-MARKER";
+    w.aws_token = "token-of-the-agent-MARKER", w.agent_token = "agent-MARKER";
+    world_env(&w, "AWS_ACCESS_KEY_ID"), world_env(&w, "AWS_SECRET_ACCESS_KEY");
+    world_env(&w, "AWS_SESSION_TOKEN");
+    world_env_format(&w, "AWS_CONTAINER_CREDENTIALS_FULL_URI=https://localhost:%d/agent?v=1",
+                     h->port[HTTPS_AWS]);
+    snprintf(path, sizeof path, "%s/token", h->dir);
+    FILE *f = fopen(path, "we");
+    fputs("agent-MARKER", f);
+    fclose(f);
+    snprintf(text, sizeof text, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=%s", path);
+    world_env(&w, text);
+    world_start(&w);
+    CHECK(secrets_heard(&w) && secrets_used(&w, secret_id, secret_key));
+    w.secret[2].value = w.tfl_key = "rotated-MARKER";
+    CHECK(secrets_heard(&w) && secrets_used(&w, secret_id, "rotated-MARKER"));
+    CHECK(world_idle(&w, 5000) && world_count(&w, W_AWS, "/agent", NULL) == 2);
+    const char *const gone[] = {w.aws_key,  w.aws_token,  w.aws_id,      w.agent_token,
+                                secret_key, "Signature=", "SecretString"};
+    for (iz i = 0; i < countof(gone); i++)
+        CHECK_ROW(!world_search(&w, gone[i], (iz)strlen(gone[i])), gone[i]);
+    CHECK(world_search(&w, "rotated-MARKER", 14) == 1); /* where it is in force */
+    world_count(&w, W_AWS, "/", &q);
+    CHECK(q && head_value(&q->head, "X-Amz-Date", &time));
+    text_format(&key, "AWS4%s", w.aws_key);
+    const str scope[] = {
+        {(u8 *)time.ptr, 8}, S("eu-west-1"), S("secretsmanager"), S("aws4_request")};
+    for (iz i = 0; i < countof(scope) && time.len > 8; i++) {
+        u8 mac[HASH_MAX];
+        hmac(SHA256, text_str(&key), scope[i], mac);
+        text_clear(&key), text_add(&key, mac, 32);
+        snprintf(text, sizeof text, "key %td", i);
+        for (iz k = 0; k < 32; k += 16)
+            CHECK_ROW(!world_search(&w, mac + k, 16), text);
+    }
+    text_free(&time), text_free(&key);
+    secrets_close(h, &w);
+}
+
 /* The extension, which is not ready at first, and answers from its own cache. */
 static void e2e_secrets_extension(https_world *h)
 {
@@ -23011,6 +23387,8 @@ static void test_e2e_secrets(void)
     e2e_secrets_trouble(&h);
     e2e_secrets_keys(&h);
     e2e_secrets_agent(&h);
+    if (!getenv("RUNNER")) /* its memory is not the program's */
+        e2e_secrets_memory(&h);
     e2e_secrets_extension(&h);
     peers_close(h.dir);
 }
@@ -25045,8 +25423,15 @@ static const struct {
     {"secrets_apart", test_secrets_apart},
     {"secrets_refused", test_secrets_refused},
     {"secrets_extension", test_secrets_extension},
+    {"secrets_extension_stale", test_secrets_extension_stale},
     {"secrets_container", test_secrets_container},
     {"secrets_container_cut", test_secrets_container_cut},
+    {"secrets_container_alone", test_secrets_container_alone},
+    {"secrets_versions", test_secrets_versions},
+    {"secrets_alone", test_secrets_alone},
+    {"secrets_names", test_secrets_names},
+    {"secrets_long_ids", test_secrets_long_ids},
+    {"secrets_drip", test_secrets_drip},
     {"secrets_endpoints", test_secrets_endpoints},
     {"secrets_configured", test_secrets_configured},
     {"secrets_skill_id", test_secrets_skill_id},
