@@ -7993,11 +7993,9 @@ static b32 alexa_is_for(const alexa_request *r, str skill_id)
  * follow no redirect. Who asks is told by the environment or by the container's agent, which is
  * asked each time: none of its credentials are kept. The AWS Parameters and Secrets extension is
  * asked instead where its port is set, and the session token that it wants: it serves the default
- * port without that variable too, but then nothing tells that it is there. It keeps what it gives
- * for 5 minutes of its own, and cannot be told to forget it: what TfL has refused is fetched past
- * it. The role must allow secretsmanager:GetSecretValue and BatchGetSecretValue, ssm:GetParameter
- * and GetParameters, or of each pair the first. An ARN of another region is asked for in AWS_REGION
- * all the same.
+ * port without that variable too, but then nothing tells that it is there. The role must allow
+ * secretsmanager:GetSecretValue and BatchGetSecretValue, ssm:GetParameter and GetParameters, or of
+ * each pair the first. An ARN of another region is asked for in AWS_REGION all the same.
  *
  * TfL's Unified API tells the state of lines and the disruption of whole modes; the preferences
  * API of London Travel tells a user's favourite lines. Both are asked by GET and answer in JSON,
@@ -8489,7 +8487,7 @@ static void secrets_from(task *t, aws_keys *keys, store from)
     u64 port = 0;
     iz count = 0;
     err all = E_None;
-    if (secrets_env(t, "AWS_SESSION_TOKEN").len && !t->renewed)
+    if (secrets_env(t, "AWS_SESSION_TOKEN").len)
         str_to_uint(secrets_env(t, "PARAMETERS_SECRETS_EXTENSION_HTTP_PORT"), 65535, &port);
     for (const setting *v = s->at; v < s->at + SETTINGS; v++)
         count += v->store == from;

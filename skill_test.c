@@ -12846,26 +12846,6 @@ static void test_secrets_extension(void)
     }
 }
 
-/* What the extension has kept is of no use once TfL has refused it: the service itself is asked. */
-static void test_secrets_extension_stale(void)
-{
-    static const char *const env[] = {"PARAMETERS_SECRETS_EXTENSION_HTTP_PORT=2773",
-                                      "Skill__TflApplicationKey=aws:secretsmanager:key", 0};
-    skill *s = unit_secrets(env);
-    script_start();
-    unit_upstream(200, SINGLE("OLD-MARK"));
-    script_add(S(""), THEN_END);
-    unit_upstream(401, "MARK");
-    unit_upstream(200, unit_line);
-    script_add(S(""), THEN_SILENCE);
-    unit_upstream(200, SINGLE("KEY-MARK"));
-    script_add(S(""), THEN_END);
-    CHECK(!unit_ask_tfl(s));
-    CHECK_ROW(!strcmp(unit_asked(), " ?app_key=OLD-MARKg ?app_key=KEY-MARK"), unit_asked());
-    CHECK(unit_count(written(&script.sent), "/secretsmanager/get?") == 1);
-    CHECK(unit_count(written(&script.log), "ERROR") == 1 && script.logs == 1); /* the 401 */
-}
-
 /* Credentials from the container's agent: where it may be, what it is told, what it may say. */
 static void test_secrets_container(void)
 {
@@ -25423,7 +25403,6 @@ static const struct {
     {"secrets_apart", test_secrets_apart},
     {"secrets_refused", test_secrets_refused},
     {"secrets_extension", test_secrets_extension},
-    {"secrets_extension_stale", test_secrets_extension_stale},
     {"secrets_container", test_secrets_container},
     {"secrets_container_cut", test_secrets_container_cut},
     {"secrets_container_alone", test_secrets_container_alone},
