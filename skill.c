@@ -7993,7 +7993,8 @@ static b32 alexa_is_for(const alexa_request *r, str skill_id)
  * follow no redirect. Who asks is told by the environment or by the container's agent, which is
  * asked each time: none of its credentials are kept. The AWS Parameters and Secrets extension is
  * asked instead where its port is set, and the session token that it wants: it serves the default
- * port without that variable too, but then nothing tells that it is there. The role must allow
+ * port without that variable too, but then nothing tells that it is there. It keeps values as well,
+ * for SECRETS_MANAGER_TTL, so through it a new one may come later. The role must allow
  * secretsmanager:GetSecretValue and BatchGetSecretValue, ssm:GetParameter and GetParameters, or of
  * each pair the first. An ARN of another region is asked for in AWS_REGION all the same.
  *
