@@ -2422,6 +2422,7 @@ static b32 test_openssl(void)
     char input[200];
     if (test_line("openssl version 2>/dev/null", input, sizeof input))
         return 1;
+    fputs("to install: openssl\n", stderr);
     skipped++;
     return 0;
 }
@@ -8133,9 +8134,11 @@ static void test_tls_rfc8448_simple(void)
     tls_digest(t);
     str shown_one = str_span(hex_bytes(trace3_certificate), 11, 443);
     str signature = str_span(hex_bytes(trace3_certificate_verify), 8, 136);
-    CHECK(trace_verify(shown_one, tls_signed_content(t, content), signature) == 0);
-    t->digest[0] ^= 1;
-    CHECK(trace_verify(shown_one, tls_signed_content(t, content), signature) > 0);
+    if (test_openssl()) {
+        CHECK(trace_verify(shown_one, tls_signed_content(t, content), signature) == 0);
+        t->digest[0] ^= 1;
+        CHECK(trace_verify(shown_one, tls_signed_content(t, content), signature) > 0);
+    }
     hash_add(&t->transcript[SHA256], str_span(flight, 485, 621));
     tls_digest(t);
     tls_verify_data(t, &t->receive, data);
@@ -11431,8 +11434,7 @@ static void test_lambda_post_statuses(void)
                   rows[k].status);
         CHECK_ROW(script.logs == rows[k].logs && script.connects == 1, rows[k].status);
         CHECK_ROW(u->l.log->failed == (rows[k].error || rows[k].logs), rows[k].status);
-        CHECK_ROW(str_is(u->l.log->outcome, u->l.log->failed ? "undelivered" : ""),
-                  rows[k].status);
+        CHECK_ROW(str_is(u->l.log->outcome, u->l.log->failed ? "undelivered" : ""), rows[k].status);
         CHECK_ROW(!unit_has(written(&script.log), "wrong"), rows[k].status);
     }
 }
@@ -19532,7 +19534,10 @@ static void dns_real_server(const char *command)
     }
     fprintf(f, "kill $pid; echo done\n");
     fclose(f);
-    snprintf(text, sizeof text, "unshare $([ $(id -u) = 0 ] || echo -r) -n -m sh %s 2>&1", path);
+    snprintf(text, sizeof text,
+             "command -v unshare >/dev/null || { echo skip; exit; }; "
+             "unshare $([ $(id -u) = 0 ] || echo -r) -n -m sh %s 2>&1",
+             path);
     f = popen(text, "r");
     size_t n = f ? fread(all, 1, sizeof all - 1, f) : 0;
     all[n] = 0;
