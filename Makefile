@@ -17,7 +17,7 @@ MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 # On aarch64 code without PIC is position independent all the same, and gcc's PIC would find the
 # stack guard by a table that needs a relocation. All that has a name lies within 1 MB.
 PIC := $(if $(filter aarch64 arm64,$(MACHINE)),-fno-pie -mcmodel=tiny,-fPIE)
-# clang's -Os is a third larger than gcc's; its -Oz a tenth.
+# clang's -Os is a third larger than gcc's; its -Oz an eighth.
 CLANG := $(findstring clang,$(shell $(CC) --version))
 # Nothing else is linked, so the calling convention is ours: a first argument, the context of most
 # calls, outlives the call on x86_64, as three more registers do. That is 1.2 KB. No call may then

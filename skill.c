@@ -845,6 +845,12 @@ static void put_be(writer *w, u64 v, iz n)
         put_byte(w, (u8)(v >> (8 * i)));
 }
 
+/* The low four bits of v. */
+static void put_hex_digit(writer *w, u32 v)
+{
+    put_byte(w, S("0123456789abcdef").ptr[v & 15]);
+}
+
 /* A point in time, in ms since 1970, of UTC: year, month, day, hours, minutes, seconds and ms, as
  * many as `behind` has characters. Each of these follows its number, unless it is a blank. */
 static void put_time_as(writer *w, i64 unix_ms, str behind)
@@ -1593,7 +1599,8 @@ static void json_put_escaped(writer *w, str s)
         if (c < ' ') {
             put_text(w, "\\u00");
             put_byte(w, (u8)('0' + (c >> 4)));
-            c = S("0123456789abcdef").ptr[c & 15];
+            put_hex_digit(w, c);
+            continue;
         }
         put_utf8(w, c);
     }
@@ -1716,8 +1723,8 @@ static u64 ct_equal(const u8 *a, const u8 *b, iz n)
 }
 
 /* Of two secrets one is chosen by these two alone; elsewhere a mask of ct_mask keeps or drops one
- * number. They are functions of their own, so that `make ct` can
- * look at their machine code: one branch, for the loop, and no conditional move. */
+ * number. They are functions of their own, so that `make ct` can look at their machine code: one
+ * branch, for the loop, and no conditional move. */
 
 /* r = other for n > 0 limbs where the mask is all ones; where it is zero, r stays. */
 static __attribute__((noinline)) void ct_select(u64 *r, const u64 *other, u64 mask, iz n)
@@ -2428,8 +2435,8 @@ static err aead_open(const aead *a, const u8 nonce[AEAD_NONCE], str aad, u8 *dat
  * such and a plain number is plain. Products are summed by columns: column k holds the products of
  * limbs i and k - i in a sum of 192 bits, and its lowest limb is final once the column is complete.
  * That takes one addition with carry per product and no carry along a row. The fields of the two
- * curves have products of their own, unrolled (but for the upper columns of P-384), which use the
- * form of their primes; orders of curves and RSA moduli share one that works for every odd modulus.
+ * curves have products of their own, unrolled, which use the form of their primes; orders of curves
+ * and RSA moduli share one that works for every odd modulus.
  *
  * A field element is always reduced: 0 <= x < p. A point is in Jacobian coordinates, that is
  * (X / Z^2, Y / Z^3), all three in Montgomery form; Z = 0 is the point at infinity.
@@ -7548,7 +7555,7 @@ static void log_crash(const logger *log, str signal, i64 place, stage at)
         json_put_name(&w, "address");
         put_text(&w, "\"0x");
         for (i32 shift = 16; shift >= 0; shift -= 4) /* below IMAGE_MAX */
-            put_byte(&w, S("0123456789abcdef").ptr[place >> shift & 15]);
+            put_hex_digit(&w, (u32)(place >> shift));
         put_byte(&w, '"');
     }
     log_end(&w, log, 1);
@@ -8151,7 +8158,7 @@ typedef struct {
 static void aws_put_hex(writer *w, const u8 *bytes, iz n)
 {
     for (iz i = 0; i < 2 * n; i++)
-        put_byte(w, S("0123456789abcdef").ptr[bytes[i / 2] >> (i % 2 ? 0 : 4) & 15]);
+        put_hex_digit(w, (u32)bytes[i / 2] >> (i % 2 ? 0 : 4));
 }
 
 static void aws_put_hash(writer *w, str data)
@@ -10582,8 +10589,8 @@ static void os_unguard(u8 *from, iz n)
     (void)from, (void)n;
 }
 
-/* What -fstack-protector puts before a function's return address and checks on the way
- * out. Hidden, so that no global offset table is needed to find it. */
+/* What -fstack-protector puts before a function's return address and checks on the way out. Hidden,
+ * so that no global offset table is needed to find it. */
 extern uz __stack_chk_guard __attribute__((visibility("hidden")));
 uz __stack_chk_guard;
 
