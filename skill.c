@@ -493,9 +493,13 @@ static str str_of_array(const char *text, iz cap)
 
 #define T(array) str_of_array(array, countof(array))
 
+/* A text that holds a NUL is no literal. */
 static b32 str_is(str s, const char *literal)
 {
-    return str_eq(s, str_of_array(literal, s.len + 1));
+    iz i = 0;
+    while (i < s.len && literal[i] && s.ptr[i] == (u8)literal[i])
+        i++;
+    return i == s.len && !literal[i];
 }
 
 static b32 is_digit(u8 c)
@@ -568,7 +572,8 @@ static b32 str_eq_nocase(str a, str b)
 }
 
 /* The index of the first such byte, or -1; eight bytes at a time, as the program looks through its
- * tables with it. A borrow can mark only bytes above one that is found itself. */
+ * tables with it. A borrow can mark only bytes above one that is found itself, so that the lowest
+ * mark is the first such byte. */
 static iz str_find(str s, u8 byte)
 {
     const u64 ones = 0x0101010101010101, tops = ones << 7;
@@ -577,8 +582,9 @@ static iz str_find(str s, u8 byte)
         u64 v;
         __builtin_memcpy(&v, s.ptr + i, 8);
         v ^= ones * byte;
-        if ((v - ones) & ~v & tops)
-            break;
+        u64 marks = (v - ones) & ~v & tops;
+        if (marks)
+            return i + __builtin_ctzll(marks) / 8;
     }
     for (; i < s.len; i++)
         if (s.ptr[i] == byte)
@@ -940,8 +946,10 @@ static str read_bytes(reader *r, iz n)
 
 static u8 read_byte(reader *r)
 {
-    str s = read_bytes(r, 1);
-    return s.len ? s.ptr[0] : 0;
+    if (r->at < r->end)
+        return *r->at++;
+    reader_fail(r, E_Truncated);
+    return 0;
 }
 
 /* Takes the next byte if it is c, which is not 0. */
@@ -977,8 +985,8 @@ static i64 read_decimal(reader *r, iz digits)
 
 /* Steps over printable ASCII other than '"' and '\\', eight bytes at a time: nearly all of the
  * inside of JSON strings. For each byte b of a word, the four tests set bit 7 where b has bit 7, is
- * under 0x20, is 0x22 or is 0x5c. A borrow can only set bits above a byte that is marked itself,
- * and a marked word is gone through byte by byte. */
+ * under 0x20, is 0x22 or is 0x5c. A borrow can only set bits above a byte that is marked itself, so
+ * that the lowest mark is the first byte to stop at. */
 static void read_plain(reader *r)
 {
     const u64 ones = 0x0101010101010101, tops = ones << 7;
@@ -986,10 +994,10 @@ static void read_plain(reader *r)
         u64 v;
         __builtin_memcpy(&v, r->at, 8);
         u64 quote = v ^ ones * '"', slash = v ^ ones * '\\';
-        u64 marks = v | (v - ones * ' ') | (quote - ones) | (slash - ones);
-        if (marks & tops)
-            break;
-        r->at += 8;
+        u64 marks = (v | (v - ones * ' ') | (quote - ones) | (slash - ones)) & tops;
+        r->at += marks ? __builtin_ctzll(marks) / 8 : 8;
+        if (marks)
+            return;
     }
     while (r->at < r->end && *r->at >= ' ' && *r->at < 0x80 && *r->at != '"' && *r->at != '\\')
         r->at++;
@@ -10374,7 +10382,10 @@ void *memset(void *to, int byte, uz n)
 int memcmp(const void *a, const void *b, uz n)
 {
     const u8 *x = a, *y = b;
-    for (uz i = 0; i < n; i++) {
+    uz i = 0;
+    while (n - i >= 8 && *(const word *)(x + i) == *(const word *)(y + i))
+        i += 8;
+    for (; i < n; i++) {
         if (x[i] != y[i])
             return x[i] - y[i];
         __asm__ volatile("" ::: "memory");

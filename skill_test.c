@@ -903,6 +903,34 @@ static void test_strings_compare(void)
     CHECK(!str_starts(S("ab"), S("abc")) && !str_starts(S("xab"), S("ab")));
     CHECK(str_ends(S("abc"), S("bc")) && !str_ends(S("bc"), S("abc")));
     CHECK(str_find(S("abcb"), 'b') == 1 && str_find(S("abc"), 'x') == -1);
+    CHECK(str_is(S("ab"), "ab") && str_is(S(""), "") && str_is((str){0, 0}, ""));
+    CHECK(!str_is(S("ab"), "a") && !str_is(S("a"), "ab") && !str_is(S("ab"), "aB"));
+    CHECK(!str_is(S("a\0"), "a") && !str_is(S("a\0b"), "a") && !str_is(S("\0"), ""));
+}
+
+/* What is looked through eight bytes at a time, beside the same byte by byte. */
+static void test_strings_by_words(void)
+{
+    static const u8 bytes[] = {0,   1,    0x1f, ' ',  '!',  '"',  '#',
+                               '[', '\\', ']',  0x7f, 0x80, 0xa2, 0xff};
+    iz wrong = 0;
+    for (iz round = 0; round < 100000; round++) {
+        u8 text[24];
+        iz n = (iz)(unit_random() % 25), first = 0, plain = 0;
+        u8 wanted = bytes[unit_random() % sizeof bytes];
+        for (iz i = 0; i < n; i++)
+            text[i] = unit_random() % 4 ? 'a' : bytes[unit_random() % sizeof bytes];
+        while (first < n && text[first] != wanted)
+            first++;
+        while (plain < n && text[plain] >= ' ' && text[plain] < 0x80 && text[plain] != '"' &&
+               text[plain] != '\\')
+            plain++;
+        reader r = reader_of((str){text, n});
+        read_plain(&r);
+        wrong += r.at != text + plain || r.error;
+        wrong += str_find((str){text, n}, wanted) != (first < n ? first : -1);
+    }
+    CHECK(!wrong);
 }
 
 static void test_strings_cut(void)
@@ -25181,6 +25209,7 @@ static const struct {
     void (*run)(void);
 } tests[] = {
     {"strings_compare", test_strings_compare},
+    {"strings_by_words", test_strings_by_words},
     {"strings_cut", test_strings_cut},
     {"strings_numbers", test_strings_numbers},
     {"strings_environment", test_strings_environment},
