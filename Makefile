@@ -68,9 +68,9 @@ EARLY := \
   copy dns_add env_get hex_value http_put http_put_end http_put_host http_put_line_end \
   http_put_origin http_put_start is_alnum is_one_of lambda_ask lambda_init lambda_put_start \
   memcmp memcpy memset os_catch_crashes os_connect os_recv os_send put put_byte put_text put_uint \
-  read_byte read_bytes reader_of reader_peek stage_enter start start_guarded start_prepared \
+  read_byte reader_of reader_peek stage_enter start start_guarded start_prepared \
   str_eq str_find str_from str_is str_is_visible str_of_array str_span str_starts str_to_uint \
-  to_lower url_origin url_parse wipe writer_of written
+  url_origin url_parse wipe writer_of written
 
 # Two segments for code and constants, one for memory that holds nothing in the file. The second
 # goes on in the middle of the page where the first ends; that page is mapped twice, so that the

@@ -519,7 +519,7 @@ static b32 is_upper(u8 c)
 
 static b32 is_alnum(u8 c)
 {
-    return is_digit(c) || (to_lower(c) >= 'a' && to_lower(c) <= 'z');
+    return is_digit(c) || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z');
 }
 
 /* Is it one of the characters of a literal? NUL never is. */
@@ -6823,6 +6823,18 @@ static str connection_take(connection *c, iz n)
     return s;
 }
 
+/* What follows of it as far as it has been received and has no control characters, at most n bytes;
+ * nothing is received. */
+static str connection_take_line(connection *c, iz n)
+{
+    const u8 *at = c->data + c->at;
+    iz run = 0, left = earlier(n, c->len - c->at);
+    while (run < left && at[run] >= ' ' && at[run] != 0x7f)
+        run++;
+    c->at += run;
+    return (str){at, run};
+}
+
 /* ---------------------------------------------------------------------------------------------
  * 11 HTTP/1.1
  *
@@ -6864,9 +6876,8 @@ static str http_header(const http_response *r, const char *wanted)
 /* The next byte of an answer, or 0 with an error: the end of the stream is one here. */
 static u8 http_byte(connection *c)
 {
-    str s = connection_take(c, 1);
-    if (s.len)
-        return s.ptr[0];
+    if (!c->error && (c->at < c->len || connection_fill(c)))
+        return c->data[c->at++];
     connection_fail(c, c->heard ? E_HttpTruncated : E_ConnectionClosed);
     return 0;
 }
@@ -6891,16 +6902,20 @@ static void http_line_rest(connection *c, writer *line, iz before, u8 byte)
             connection_fail(c, E_HttpLineEnd);
         if (n >= HTTP_LINE_MAX)
             connection_fail(c, E_HttpLineTooLong);
-        if (line)
+        str run = connection_take_line(c, HTTP_LINE_MAX - 1 - n);
+        if (line) {
             put_byte(line, byte);
+            put(line, run);
+        }
+        n += run.len;
         byte = http_byte(c);
     }
 }
 
-/* tchar, RFC 9110 section 5.6.2 */
+/* tchar, RFC 9110 section 5.6.2; the hyphen first, as most names have one. */
 static b32 http_is_token(u8 c)
 {
-    return is_alnum(c) || is_one_of(c, "!#$%&'*+-.^_`|~");
+    return is_alnum(c) || is_one_of(c, "-!#$%&'*+.^_`|~");
 }
 
 /* One header or trailer line, kept in `head` where one is given. False at the empty line that ends
