@@ -120,9 +120,10 @@ enum {
     INVOCATION_BYTES = EVENT_MAX + 2 * 1024 * 1024, /* the event and all that its answer needs */
     ARENA_GAP = 32, /* poisoned bytes behind each allocation where AddressSanitizer looks on */
 
-    JSON_DEPTH = 1000,  /* open brackets; real events and answers stay under 20 */
-    JSON_PATH_MAX = 64, /* a longer path of names cannot be one that the program asks for */
-    JSON_WALKS = 4,     /* one inside another: an event's resolutions need them all */
+    JSON_DEPTH = 1000,    /* open brackets; real events and answers stay under 20 */
+    JSON_NAME_MAX = 64,   /* no name that the program knows is longer */
+    JSON_WALKS = 4,       /* one inside another: an event's resolutions need them all */
+    JSON_WALK_PATHS = 12, /* wanted by one walk; an event's are 11 */
 
     LABEL_MAX = 32,   /* bytes of a label of TLS 1.3 without "tls13 "; the longest has 12 */
     CONTEXT_MAX = 64, /* its context: none, a transcript hash, or a ticket's nonce */
@@ -1166,11 +1167,11 @@ typedef enum {
 /* A walk through the members of an object, and of objects in it, that have one of the wanted
  * paths: "user.accessToken" is the member accessToken of the member user. */
 typedef struct {
-    str paths;   /* separated by blanks */
-    u32 seen;    /* which of them have been met: bit i for path i */
-    iz outside;  /* the depth outside the object */
-    writer path; /* of the object that the walk is in */
-    u8 room[JSON_PATH_MAX];
+    str wanted[JSON_WALK_PATHS];
+    i32 count;
+    u32 seen;   /* which of them have been met: bit i for path i */
+    iz outside; /* the depth outside the object */
+    str here; /* the beginning of one that has led into an inner object, with its last dot, or "" */
 } json_walk;
 
 typedef struct {
@@ -1178,6 +1179,7 @@ typedef struct {
     json_want want;
     json_kind kind; /* the last token, */
     str text;       /* and its text: a string without its quotes, or a number */
+    b8 escaped;     /* does the last string hold an escape */
     iz depth;
     arena *arena;    /* for texts that hold an escape */
     json_walk *walk; /* behind the innermost */
@@ -1210,7 +1212,8 @@ static void json_after_value(json *j)
 
 static void json_skip_space(json *j)
 {
-    while (reader_peek(&j->in) <= ' ' && read_one_of(&j->in, " \t\r\n"))
+    reader *r = &j->in;
+    while (r->at < r->end && *r->at <= ' ' && read_one_of(r, " \t\r\n"))
         ;
 }
 
@@ -1275,10 +1278,12 @@ static void json_string(json *j)
 {
     reader *r = &j->in;
     const u8 *start = r->at;
+    j->escaped = 0;
     for (u8 c; read_plain(r), (c = reader_peek(r)) != '"' && !r->error;) {
         if (c == '\\') {
             read_byte(r);
             json_escape(r);
+            j->escaped = 1;
         } else if (c < ' ') {
             reader_fail(r, reader_left(r) ? E_JsonControl : E_Truncated);
         } else {
@@ -1432,72 +1437,88 @@ static b32 json_element(json *j)
 static void json_put_text(writer *w, str raw)
 {
     reader r = reader_of(raw);
-    while (reader_left(&r))
+    while (reader_left(&r)) {
+        const u8 *start = r.at;
+        read_plain(&r);
+        put(w, (str){start, r.at - start});
         if (read_if(&r, '\\'))
             put_utf8(w, json_escape(&r));
-        else
+        else if (reader_left(&r))
             put_byte(w, read_byte(&r));
+    }
 }
 
 /* Enters the next value if it is an object, for a walk that json_walk_next is to end; else steps
- * over it and gives false. */
+ * over it and gives false. The paths are those wanted, with blanks between them. */
 static b32 json_walk_start(json *j, const char *paths)
 {
     if (!json_enter(j, JSON_OBJECT))
         return 0;
     json_walk *walk = j->walk++;
     invariant(j->walk <= j->walks + JSON_WALKS);
-    walk->paths = str_of_array(paths, LITERAL_MAX);
+    str list = str_of_array(paths, LITERAL_MAX);
+    for (walk->count = 0; list.len; walk->count++) {
+        invariant(walk->count < JSON_WALK_PATHS);
+        walk->wanted[walk->count] = str_cut(&list, ' ');
+    }
     walk->seen = 0;
     walk->outside = j->depth - 1;
-    walk->path = writer_of(walk->room, countof(walk->room));
+    walk->here = S("");
     return 1;
 }
 
-/* Goes into the member that has just been named, as far as the path tells. A name that does not
- * fit, or holds a dot, is none of the wanted ones: false. */
-static b32 json_walk_in(json_walk *walk, str name)
+/* Which of the wanted paths that have not been met a member of this name leads to, as bits: those
+ * that end with it and those that go on inside it. */
+static u32 json_walk_match(const json_walk *walk, str name)
 {
-    writer *w = &walk->path;
-    iz outside = w->len;
-    if (outside)
-        put_byte(w, '.');
-    iz start = w->len;
-    json_put_text(w, name);
-    if (!w->error && str_find(str_from(written(w), start), '.') < 0)
-        return 1;
-    w->len = outside;
-    w->error = E_None;
-    return 0;
-}
-
-enum { JSON_WALK_ASTRAY = -1, JSON_WALK_INSIDE = -2 };
-
-/* What the walk's path is among the wanted ones that have not been met: the index of one, or that
- * it leads to some, or to none. With `leave` all of these count as met from now on. */
-static i32 json_walk_find(json_walk *walk, b32 leave)
-{
-    str list = walk->paths, here = written(&walk->path);
-    i32 found = JSON_WALK_ASTRAY;
-    for (i32 i = 0; list.len; i++) {
-        str path = str_cut(&list, ' ');
-        u8 next = str_at(path, here.len);
-        invariant(i < 32);
-        if ((walk->seen >> i & 1) || (next && next != '.') || !str_starts(path, here))
+    u32 match = 0;
+    iz start = walk->here.len, end = start + name.len;
+    for (i32 i = 0; i < walk->count; i++) {
+        str path = walk->wanted[i];
+        if (path.len < end || (path.len > end && path.ptr[end] != '.') || (walk->seen >> i & 1))
             continue;
-        found = next ? JSON_WALK_INSIDE : i;
-        walk->seen |= (u32)leave << i;
+        if (str_eq(str_span(path, start, end), name) && str_starts(path, walk->here))
+            match |= 1u << i;
     }
-    return found;
+    return match && str_find(name, '.') < 0 ? match : 0; /* a dot in a name does not lead on */
 }
 
-/* Leaves the member that the path leads to, which does not count again if it is one to be met. */
-static void json_walk_out(json_walk *walk, b32 met)
+/* The index of the path that ends with the member that has just been named. -1 if none does: then
+ * its value is stepped over, or entered if it is an object and paths go on inside it. */
+static i32 json_walk_in(json *j, json_walk *walk)
 {
-    if (met)
-        json_walk_find(walk, 1);
-    while (walk->path.len && walk->room[--walk->path.len] != '.')
-        ;
+    u8 room[JSON_NAME_MAX];
+    str name = j->text;
+    if (j->escaped) {
+        writer w = writer_of(room, countof(room));
+        json_put_text(&w, name);
+        name = w.error ? S("") : written(&w);
+    }
+    u32 match = json_walk_match(walk, name);
+    if (!match) {
+        json_skip(j);
+        return -1;
+    }
+    i32 first = __builtin_ctz(match);
+    str path = walk->wanted[first];
+    iz end = walk->here.len + name.len;
+    if (path.len > end && json_enter(j, JSON_OBJECT)) {
+        walk->here = str_span(path, 0, end + 1);
+        return -1;
+    }
+    walk->seen |= match;
+    return path.len > end ? -1 : first;
+}
+
+/* Leaves the inner object; no path that leads there counts again. */
+static void json_walk_out(json_walk *walk)
+{
+    str path = walk->here;
+    iz start = path.len - 1, end = start;
+    while (start && path.ptr[start - 1] != '.')
+        start--;
+    walk->here = str_span(path, 0, start);
+    walk->seen |= json_walk_match(walk, str_span(path, start, end));
 }
 
 /* Moves to the next member that is wanted and gives the index of its path; the caller then reads
@@ -1510,19 +1531,12 @@ static i32 json_walk_next(json *j)
     for (;;) {
         json_kind kind = json_next(j);
         if (kind == JSON_OBJECT_END && j->depth > walk->outside) {
-            json_walk_out(walk, 1);
+            json_walk_out(walk);
         } else if (kind != JSON_NAME) {
             j->walk = walk;
             return -1;
-        } else if (!json_walk_in(walk, j->text)) {
-            json_skip(j);
         } else {
-            i32 found = json_walk_find(walk, 0);
-            if (found == JSON_WALK_INSIDE && json_enter(j, JSON_OBJECT))
-                continue;
-            if (found == JSON_WALK_ASTRAY)
-                json_skip(j);
-            json_walk_out(walk, found != JSON_WALK_ASTRAY);
+            i32 found = json_walk_in(j, walk);
             if (found >= 0)
                 return found;
         }
@@ -1539,7 +1553,7 @@ static str json_text(json *j)
     if (kind != JSON_STRING)
         return S("");
     str raw = j->text;
-    if (str_find(raw, '\\') < 0)
+    if (!j->escaped)
         return raw;
     writer w = arena_writer(j->arena, raw.len); /* no escape is shorter than what it stands for */
     json_put_text(&w, raw);
@@ -1624,7 +1638,7 @@ static void json_put_string(writer *w, str s)
 
 static void json_put_name(writer *w, const char *name)
 {
-    json_put_string(w, str_of_array(name, JSON_PATH_MAX));
+    json_put_string(w, str_of_array(name, JSON_NAME_MAX));
     put_byte(w, ':');
 }
 
