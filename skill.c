@@ -9244,13 +9244,19 @@ static b32 say_is_street(writer *w, reader *text)
  * tells whether a word with a capital stands before it, as before the St of a street. */
 static str say_word(writer *w, reader *text, str word, b32 named)
 {
-    str words = S("DLR=D.L.R. TfL=T.F.L. TFL=T.F.L. Rd=Road Stn=station stn=station mins=minutes "
-                  "Mins=minutes N=northbound n=northbound S=southbound s=southbound E=eastbound "
-                  "e=eastbound W=westbound w=westbound St=Street ST=Street");
-    while (words.len) {
-        str said = str_cut(&words, ' ');
-        if (!str_eq(str_cut(&said, '='), word))
+    static const struct {
+        char word[5], said[11];
+    } words[] = {
+        {"DLR", "D.L.R."},   {"TfL", "T.F.L."},   {"TFL", "T.F.L."},   {"Rd", "Road"},
+        {"Stn", "station"},  {"stn", "station"},  {"mins", "minutes"}, {"Mins", "minutes"},
+        {"N", "northbound"}, {"n", "northbound"}, {"S", "southbound"}, {"s", "southbound"},
+        {"E", "eastbound"},  {"e", "eastbound"},  {"W", "westbound"},  {"w", "westbound"},
+        {"St", "Street"},    {"ST", "Street"},
+    };
+    for (iz i = 0; i < countof(words); i++) {
+        if (!str_is(word, words[i].word))
             continue;
+        str said = T(words[i].said);
         if (word.len == 1 ? say_is_bound(text)
                           : !str_is(said, "Street") || (named && say_is_street(w, text)))
             word = said;
