@@ -784,9 +784,9 @@ static void writer_cut(writer *w, iz n)
     w->len = n;
 }
 
-/* A writer over the next cap bytes of the arena, fewer if it has fewer. Nothing else may be
- * allocated until arena_keep takes what was written and gives the rest back; without that all of
- * it stays taken. */
+/* A writer over the next cap bytes of the arena, fewer if it has fewer, until arena_keep takes what
+ * was written and gives the rest back; without that all of it stays taken. What else is allocated
+ * before arena_keep is to be taken back before it, too. */
 static writer arena_writer(arena *a, iz cap)
 {
     iz left = a->end - a->at - 2 * ARENA_GAP;
@@ -9574,8 +9574,8 @@ static void answer_put_card(writer *w, arena *a, const answer *r, iz max)
 static str answer_try(const answer *r, arena *a, iz max)
 {
     const messages *said = &r->said;
-    u8 *buf = arena_alloc(a, ALEXA_RESPONSE_MAX);
-    writer w = writer_of(buf, buf ? ALEXA_RESPONSE_MAX : 0);
+    writer w = arena_writer(a, ALEXA_RESPONSE_MAX);
+    u8 *mark = a->at;
     put_text(&w, "{\"version\":\"1.0\"");
     if (r->reprompt.len) {
         put_text(&w, ",\"sessionAttributes\":{\"speech\":\"");
@@ -9595,7 +9595,8 @@ static str answer_try(const answer *r, arena *a, iz max)
         put_text(&w, r->reprompt.len ? "false" : "true");
     }
     put_text(&w, "}}");
-    return w.error ? (str){0, 0} : written(&w);
+    arena_rewind(a, mark);
+    return w.error ? (str){0, 0} : arena_keep(a, &w);
 }
 
 /* The response as JSON. Speech and card get ALEXA_TEXT_MAX bytes each; where the whole would be too

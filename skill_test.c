@@ -12011,6 +12011,21 @@ static void test_services_configured(void)
     }
 }
 
+/* A response takes no more memory than it is long, and leaves what lies behind it zeroed. */
+static void test_answer_room(void)
+{
+    arena *a = unit_arena();
+    answer r = {.title = S("Victoria line")};
+    answer_ask(&r, "There is a good service on the Victoria line & the DLR.");
+    str body = answer_write(&r, a);
+    CHECK(unit_has(body, "and the D.L.R.") && strict_json(body));
+    CHECK(a->at - (body.ptr + body.len) <= ARENA_GAP);
+    iz dirt = 0;
+    for (iz i = 0; i < ALEXA_RESPONSE_MAX; i++)
+        dirt += a->at[i] != 0;
+    CHECK(!dirt);
+}
+
 static void test_skill_configured(void)
 {
     static const struct {
@@ -25390,6 +25405,7 @@ static const struct {
     {"alexa_token", test_alexa_token},
     {"time_parsing", test_time_parsing},
     {"services_configured", test_services_configured},
+    {"answer_room", test_answer_room},
     {"skill_configured", test_skill_configured},
     {"tfl_requests", test_tfl_requests},
     {"tfl_status_refused", test_tfl_status_refused},
