@@ -4939,10 +4939,20 @@ static void test_x509_bundle(void)
             got = s.path[1].cert;
             CHECK(found && !got.error && str_eq(got.signed_part, want.signed_part));
             str tail = str_from(want.subject, 1);
-            CHECK(pem_is_for(&query.root, want.subject, room) &&
-                  !pem_is_for(&query.root, tail, room));
+            iz at = query.root.whole.ptr - bundle.ptr;
+            pem_entry e;
+            CHECK(pem_measure(bundle, at, &e) && pem_is_for(&e, want.subject, room));
+            CHECK(pem_measure(bundle, at, &e) && !pem_is_for(&e, tail, room));
             cert_decode(&want, certs[(i + 1) % 3]);
-            CHECK(!pem_is_for(&query.root, want.subject, room));
+            CHECK(pem_measure(bundle, at, &e) && !pem_is_for(&e, want.subject, room));
+            iz wrong = 0;
+            for (iz from = 0; from < e.size; from++) {
+                u8 part[7];
+                iz n = from + 7 < e.size ? 7 : e.size - from;
+                wrong +=
+                    !pem_decode(&e, from, n, part) || memcmp(part, certs[i].ptr + from, (size_t)n);
+            }
+            CHECK(!wrong && !pem_decode(&e, CERT_ROOT_SIZE + 1, 1, room));
         }
         /* every prefix, in a block of its own so that an overrun is seen */
         iz step = k < 3 ? 1 : 37;
