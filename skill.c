@@ -398,8 +398,10 @@ static i64 os_unix_ms(void);   /* ms since 1970, UTC */
 static void os_sleep(i64 until);
 
 static void os_random(u8 *out, iz n);
-/* Has the processor the instructions that section 6 wants for AES-GCM? `env` is start-up's. */
-static b32 os_cpu_aes(const char *const *env);
+/* Which instructions that section 6 can use the processor has: CPU_AES are those for AES-GCM. `env`
+ * is start-up's. */
+enum { CPU_AES = 1, CPU_SHA = 2 };
+static u32 os_cpu(const char *const *env);
 
 /* The whole of a file, to be read only; {0, 0} if there is none. os_unmap gives it back. */
 static str os_map(const char *path);
@@ -1666,9 +1668,11 @@ static void json_put_member(writer *w, const char *name, str value)
  * C and are not.
  *
  * AES has no portable form here: tables leak through the cache and bit slicing is slow. Without
- * the processor's instructions the caller uses ChaCha20-Poly1305. Left out as TLS 1.3 with these
- * suites does not need them: nonces other than 12 bytes, tags other than 16, AES-192, GMAC,
- * other curves of RFC 7748.
+ * the processor's instructions the caller uses ChaCha20-Poly1305. SHA-256 has both forms, since a
+ * handshake hashes some 120 blocks.
+ *
+ * Left out as TLS 1.3 with these suites does not need them: nonces other than 12 bytes, tags other
+ * than 16, AES-192, GMAC, other curves of RFC 7748.
  * ------------------------------------------------------------------------------------------ */
 
 /* ---- words and constant time ---- */
@@ -1768,9 +1772,104 @@ static __attribute__((noinline)) void ct_swap(u64 *a, u64 *b, u64 mask, iz n)
     } while (++i != n);
 }
 
+/* ---- the processor's own instructions ----
+ *
+ * The compilers' headers for those of SHA-256, AES and GHASH need libc's (gcc) or a whole file
+ * compiled for them (clang), so they are written as assembly: on vector registers, no memory, no
+ * flags. AESENC adds a round key last and AESE first; with a key of zeros both leave it to the C, in
+ * FIPS 197's order. For SHA-256 see sha256_block_cpu. pair_add is r = a + b + carry for two limbs of the numbers below, pair_sub r = a - b -
+ * borrow; they give the carry and the borrow. On x86_64 gcc has to be told to let these stay flags,
+ * and on both to let one pass through the three limbs of a sum of products, %0 to %2, to which two
+ * are added, %3 and %4, or from which they are taken.
+ */
+
+#ifdef __x86_64__
+static inline __attribute__((always_inline)) u64 pair_add(u64 *r, const u64 *a, u64 b0, u64 b1,
+                                                          u64 carry)
+{
+    u8 middle = __builtin_ia32_addcarryx_u64((u8)carry, a[0], b0, &r[0]);
+    return __builtin_ia32_addcarryx_u64(middle, a[1], b1, &r[1]);
+}
+
+#ifdef __clang__
+#define SUBTRACT_BORROW __builtin_ia32_subborrow_u64
+#else
+#define SUBTRACT_BORROW __builtin_ia32_sbb_u64
+#endif
+static inline __attribute__((always_inline)) u64 pair_sub(u64 *r, const u64 *a, const u64 *b,
+                                                          u64 borrow)
+{
+    u8 middle = SUBTRACT_BORROW((u8)borrow, a[0], b[0], &r[0]);
+    return SUBTRACT_BORROW(middle, a[1], b[1], &r[1]);
+}
+
+#define THREE_ADD "add %3, %0\n\tadc %4, %1\n\tadc $0, %2"
+#define THREE_SUB "sub %3, %0\n\tsbb %4, %1\n\tsbb $0, %2"
+#define VEC_IN "x"
+#define VEC_INOUT "+x"
+#define VEC_ADDEND "+Yz" /* xmm0, which SHA256RNDS2 takes without naming it */
+#define SHA_WORDS "sha256msg1 %1, %0\n\tpaddd %2, %0\n\tsha256msg2 %3, %0"
+#define SHA_ROUNDS "sha256rnds2 %2, %0, %1\n\tpshufd $14, %2, %2\n\tsha256rnds2 %2, %1, %0"
+#define SHA_BEHIND 7
+#define SHA_ORDER "\5\4\1\0\7\6\3\2"
+#define AES_ROUND "aesenc %1, %0"
+#define AES_LAST_ROUND "aesenclast %1, %0"
+#define CLMUL_LOW "pclmulqdq $0x00, %1, %0"
+#define CLMUL_HIGH "pclmulqdq $0x11, %1, %0"
+#else
+/* Of the two additions at most one carries, since a + b + 1 < 2^129. The empty asm keeps gcc from
+ * making a branch of what carries. */
+static inline __attribute__((always_inline)) u64 pair_add(u64 *r, const u64 *a, u64 b0, u64 b1,
+                                                          u64 carry)
+{
+    u128 sum;
+    u64 out = __builtin_add_overflow((u128)a[1] << 64 | a[0], (u128)b1 << 64 | b0, &sum);
+    out += __builtin_add_overflow(sum, carry, &sum);
+    __asm__("" : "+r"(out));
+    r[0] = (u64)sum;
+    r[1] = (u64)(sum >> 64);
+    return out;
+}
+
+/* a + (R - 1 - b) + 1 for R = 2^128, which carries just if there is no borrow: of the borrow of a
+ * u128 gcc would make a comparison and a branch. */
+static inline __attribute__((always_inline)) u64 pair_sub(u64 *r, const u64 *a, const u64 *b,
+                                                          u64 borrow)
+{
+    return pair_add(r, a, ~b[0], ~b[1], borrow ^ 1) ^ 1;
+}
+
+#define THREE_ADD "adds %0, %0, %3\n\tadcs %1, %1, %4\n\tadc %2, %2, xzr"
+#define THREE_SUB "subs %0, %0, %3\n\tsbcs %1, %1, %4\n\tsbc %2, %2, xzr"
+#define VEC_IN "w"
+#define VEC_INOUT "+w"
+#define VEC_ADDEND "+w"
+#define SHA_WORDS ".arch armv8-a+crypto\n\tsha256su0 %0.4s, %1.4s\n\tsha256su1 %0.4s, %2.4s, %3.4s"
+#define SHA_ROUNDS                                                              \
+    ".arch armv8-a+crypto\n\tmov %3.16b, %0.16b\n\tsha256h %q0, %q1, %2.4s\n\t" \
+    "sha256h2 %q1, %q3, %2.4s"
+#define SHA_BEHIND 8
+#define SHA_ORDER "\0\1\2\3\4\5\6\7"
+#define AES_ROUND ".arch armv8-a+crypto\n\taese %0.16b, %1.16b\n\taesmc %0.16b, %0.16b"
+#define AES_LAST_ROUND ".arch armv8-a+crypto\n\taese %0.16b, %1.16b"
+#define CLMUL_LOW ".arch armv8-a+crypto\n\tpmull %0.1q, %0.1d, %1.1d"
+#define CLMUL_HIGH ".arch armv8-a+crypto\n\tpmull2 %0.1q, %0.2d, %1.2d"
+#endif
+
+typedef u64 vec128 __attribute__((vector_size(16)));
+
+static vec128 vec128_load(const void *p)
+{
+    vec128 v;
+    __builtin_memcpy(&v, p, 16);
+    return v;
+}
+
 /* ---- SHA-2 ---- */
 
-typedef enum { SHA256, SHA384, SHA512 } hash_id;
+/* The last is the first, by the processor's own instructions, for which the caller has asked os_cpu.
+ * Its low two bits say which hash it is. */
+typedef enum { SHA256, SHA384, SHA512, SHA256_CPU = 4 } hash_id;
 
 enum { HASH_MAX = 64, HASH_BLOCK_MAX = 128 };
 
@@ -1843,6 +1942,40 @@ static void sha256_block(u64 state[8], const u8 *block, u32 w[2 * 64 + 8])
         state[i] += v[i];
 }
 
+/* The same by the processor's instructions, four words and four rounds at a time. Words t to t + 3
+ * are made of those 16, 12 and 4 before, and of the four that begin SHA_BEHIND before. The eight
+ * variables stand in two vectors, in SHA_ORDER. (Intel's manual, volume 2, SHA256MSG1 and following;
+ * Arm's manual, SHA256H and following) */
+static void sha256_block_cpu(u64 state[8], const u8 *block, u32 w[2 * 64 + 8])
+{
+    vec128 v[2];
+    u32 *last = w + 64;
+    for (iz t = 0; t < 16; t++)
+        w[t] = __builtin_bswap32(load32(block + 4 * t));
+    for (u32 *at = w + 16; at < last; at += 4) {
+        vec128 words = vec128_load(at - 16);
+        __asm__(SHA_WORDS
+                : VEC_INOUT(words)
+                : VEC_IN(vec128_load(at - 12)), VEC_IN(vec128_load(at - SHA_BEHIND)),
+                  VEC_IN(vec128_load(at - 4)));
+        __builtin_memcpy(at, &words, 16);
+    }
+    for (iz t = 0; t < 64; t++)
+        w[t] += (u32)(sha_round[t] >> 32);
+    for (iz i = 0; i < 8; i++)
+        last[i] = (u32)state[(u8)SHA_ORDER[i]];
+    v[0] = vec128_load(last);
+    v[1] = vec128_load(last + 4);
+    for (iz t = 0; t < 64; t += 4) {
+        vec128 words = vec128_load(w + t), before;
+        __asm__(SHA_ROUNDS
+                : VEC_INOUT(v[0]), VEC_INOUT(v[1]), VEC_ADDEND(words), "=&" VEC_IN(before));
+    }
+    __builtin_memcpy(last, v, sizeof v);
+    for (iz i = 0; i < 8; i++)
+        state[(u8)SHA_ORDER[i]] += last[i];
+}
+
 /* And 6.4.2. */
 static void sha512_block(u64 state[8], const u8 *block, u64 w[2 * 80 + 8])
 {
@@ -1871,12 +2004,12 @@ static void sha512_block(u64 state[8], const u8 *block, u64 w[2 * 80 + 8])
 /* The bytes of a digest: 32, 48 or 64, in the order of hash_id. */
 static iz hash_size(hash_id id)
 {
-    return 32 + 16 * (iz)id;
+    return 32 + 16 * (iz)(id & 3);
 }
 
 static iz hash_block_size(hash_id id)
 {
-    return id == SHA256 ? 64 : 128;
+    return (id & 3) == SHA256 ? 64 : 128;
 }
 
 static void hash_block(hash *h, const u8 *block)
@@ -1885,11 +2018,16 @@ static void hash_block(hash *h, const u8 *block)
         u32 narrow[2 * 64 + 8];
         u64 wide[2 * 80 + 8];
     } room;
+    iz used = sizeof room.narrow;
     if (h->id == SHA256)
         sha256_block(h->state, block, room.narrow);
-    else
+    else if (h->id == SHA256_CPU)
+        sha256_block_cpu(h->state, block, room.narrow);
+    else {
         sha512_block(h->state, block, room.wide);
-    wipe(&room, sizeof room);
+        used = sizeof room.wide;
+    }
+    wipe(&room, used);
 }
 
 /* Begins a digest. */
@@ -1898,7 +2036,7 @@ static void hash_init(hash *h, hash_id id)
     h->id = id;
     h->length = 0;
     for (iz i = 0; i < 8; i++)
-        h->state[i] = sha_start[id == SHA384 ? i + 8 : i] >> (id == SHA256 ? 32 : 0);
+        h->state[i] = sha_start[id == SHA384 ? i + 8 : i] >> (hash_block_size(id) == 64 ? 32 : 0);
 }
 
 /* Takes the next bytes of the message, which may come in any pieces. */
@@ -1931,7 +2069,7 @@ static void hash_end(hash *h, u8 out[HASH_MAX])
     store64(h->block + size - 8, __builtin_bswap64(h->length << 3));
     hash_block(h, h->block);
     for (iz i = 0; i < hash_size(h->id) / 4; i++) {
-        u64 word = h->id == SHA256 ? h->state[i] : h->state[i / 2] >> (i % 2 ? 0 : 32);
+        u64 word = size == 64 ? h->state[i] : h->state[i / 2] >> (i % 2 ? 0 : 32);
         store32(out + 4 * i, __builtin_bswap32((u32)word));
     }
     wipe(h, sizeof *h);
@@ -2142,81 +2280,7 @@ static void chacha20_tag(const u8 key[32], str aad, str data, u8 tag[AEAD_TAG])
     poly1305_end(&p, load128(key + 16), tag);
 }
 
-/* ---- the processor's own instructions ----
- *
- * The compilers' headers for those of AES and GHASH need libc's (gcc) or a whole file compiled for
- * them (clang), so they are written as assembly: on vector registers, no memory, no flags. AESENC
- * adds a round key last and AESE first; with a key of zeros both leave it to the C, in FIPS 197's
- * order. pair_add is r = a + b + carry for two limbs of the numbers below, pair_sub r = a - b -
- * borrow; they give the carry and the borrow. On x86_64 gcc has to be told to let these stay flags,
- * and on both to let one pass through the three limbs of a sum of products, %0 to %2, to which two
- * are added, %3 and %4, or from which they are taken.
- */
-
-#ifdef __x86_64__
-static inline __attribute__((always_inline)) u64 pair_add(u64 *r, const u64 *a, u64 b0, u64 b1,
-                                                          u64 carry)
-{
-    u8 middle = __builtin_ia32_addcarryx_u64((u8)carry, a[0], b0, &r[0]);
-    return __builtin_ia32_addcarryx_u64(middle, a[1], b1, &r[1]);
-}
-
-#ifdef __clang__
-#define SUBTRACT_BORROW __builtin_ia32_subborrow_u64
-#else
-#define SUBTRACT_BORROW __builtin_ia32_sbb_u64
-#endif
-static inline __attribute__((always_inline)) u64 pair_sub(u64 *r, const u64 *a, const u64 *b,
-                                                          u64 borrow)
-{
-    u8 middle = SUBTRACT_BORROW((u8)borrow, a[0], b[0], &r[0]);
-    return SUBTRACT_BORROW(middle, a[1], b[1], &r[1]);
-}
-
-#define THREE_ADD "add %3, %0\n\tadc %4, %1\n\tadc $0, %2"
-#define THREE_SUB "sub %3, %0\n\tsbb %4, %1\n\tsbb $0, %2"
-#define VEC_IN "x"
-#define VEC_INOUT "+x"
-#define AES_ROUND "aesenc %1, %0"
-#define AES_LAST_ROUND "aesenclast %1, %0"
-#define CLMUL_LOW "pclmulqdq $0x00, %1, %0"
-#define CLMUL_HIGH "pclmulqdq $0x11, %1, %0"
-#else
-/* Of the two additions at most one carries, since a + b + 1 < 2^129. The empty asm keeps gcc from
- * making a branch of what carries. */
-static inline __attribute__((always_inline)) u64 pair_add(u64 *r, const u64 *a, u64 b0, u64 b1,
-                                                          u64 carry)
-{
-    u128 sum;
-    u64 out = __builtin_add_overflow((u128)a[1] << 64 | a[0], (u128)b1 << 64 | b0, &sum);
-    out += __builtin_add_overflow(sum, carry, &sum);
-    __asm__("" : "+r"(out));
-    r[0] = (u64)sum;
-    r[1] = (u64)(sum >> 64);
-    return out;
-}
-
-/* a + (R - 1 - b) + 1 for R = 2^128, which carries just if there is no borrow: of the borrow of a
- * u128 gcc would make a comparison and a branch. */
-static inline __attribute__((always_inline)) u64 pair_sub(u64 *r, const u64 *a, const u64 *b,
-                                                          u64 borrow)
-{
-    return pair_add(r, a, ~b[0], ~b[1], borrow ^ 1) ^ 1;
-}
-
-#define THREE_ADD "adds %0, %0, %3\n\tadcs %1, %1, %4\n\tadc %2, %2, xzr"
-#define THREE_SUB "subs %0, %0, %3\n\tsbcs %1, %1, %4\n\tsbc %2, %2, xzr"
-#define VEC_IN "w"
-#define VEC_INOUT "+w"
-#define AES_ROUND ".arch armv8-a+crypto\n\taese %0.16b, %1.16b\n\taesmc %0.16b, %0.16b"
-#define AES_LAST_ROUND ".arch armv8-a+crypto\n\taese %0.16b, %1.16b"
-#define CLMUL_LOW ".arch armv8-a+crypto\n\tpmull %0.1q, %0.1d, %1.1d"
-#define CLMUL_HIGH ".arch armv8-a+crypto\n\tpmull2 %0.1q, %0.2d, %1.2d"
-#endif
-
 /* ---- AES-GCM ---- */
-
-typedef u64 vec128 __attribute__((vector_size(16)));
 
 /* SubBytes, ShiftRows and MixColumns of the state, then AddRoundKey. (FIPS 197, 5.1) */
 static vec128 aes_round(vec128 state, vec128 key)
@@ -2244,13 +2308,6 @@ static vec128 clmul_high(vec128 a, vec128 b)
 {
     __asm__(CLMUL_HIGH : VEC_INOUT(a) : VEC_IN(b));
     return a;
-}
-
-static vec128 vec128_load(const void *p)
-{
-    vec128 v;
-    __builtin_memcpy(&v, p, 16);
-    return v;
 }
 
 /* The S-box on the four bytes of w: in a state of four equal columns ShiftRows changes nothing. */
@@ -2368,7 +2425,7 @@ static iz aead_key_size(aead_id id)
 }
 
 /* Takes aead_key_size bytes at key. The AES ones only where the processor has the instructions:
- * the caller has asked os_cpu_aes. */
+ * the caller has asked os_cpu. */
 static void aead_init(aead *a, aead_id id, const u8 *key)
 {
     a->id = id;
@@ -4837,7 +4894,8 @@ typedef struct {
     b8 certificate_requested;
     b8 update_owed; /* our KeyUpdate is to go out as soon as there is room */
     b8 ended;       /* the transport has no more bytes */
-    b8 aes, named;  /* from the caller; named: server_name was sent */
+    u32 cpu;        /* from the caller */
+    b8 named;       /* server_name was sent */
     i64 now;        /* ms since 1970; the caller keeps it right when input comes */
     reader r;       /* over the message, or the vector inside it, that is being read */
     writer w;       /* the content of the record that is being written */
@@ -4852,7 +4910,7 @@ typedef struct {
 
     str plain; /* decrypted data not yet consumed: a slice of `in` */
 
-    hash transcript[2];  /* by hash_id; both run until the suite is known */
+    hash transcript[2];  /* of SHA-256 and SHA-384; both run until the suite is known */
     u8 digest[HASH_MAX]; /* of the transcript, when it was last asked for */
 
     /* the secrets: wiped together, from the first of them to `query` */
@@ -5036,6 +5094,11 @@ static void tls_send_alert(tls *t, u8 alert)
     tls_send(t, TLS_ALERT);
 }
 
+static hash_id tls_sha256(const tls *t)
+{
+    return t->cpu & CPU_SHA ? SHA256_CPU : SHA256;
+}
+
 /* ---- transcript and key schedule: RFC 8446 sections 4.4.1 and 7.1 ---- */
 
 static str tls_secret(const tls *t, const u8 *secret)
@@ -5047,13 +5110,13 @@ static str tls_secret(const tls *t, const u8 *secret)
  * its array takes more code than the call. */
 static __attribute__((noinline)) void tls_transcribe(tls *t, str message)
 {
-    hash_add(&t->transcript[t->hash], message);
+    hash_add(&t->transcript[t->hash == SHA384], message);
 }
 
 /* The hash of all so far, to t->digest; the transcript goes on. */
 static void tls_digest(tls *t)
 {
-    hash fork = t->transcript[t->hash];
+    hash fork = t->transcript[t->hash == SHA384];
     hash_end(&fork, t->digest);
 }
 
@@ -5179,7 +5242,7 @@ static void tls_bind(tls *t)
 {
     writer *w = &t->w;
     iz end = w->len - hash_size(t->hash);
-    hash fork = t->transcript[t->hash];
+    hash fork = t->transcript[t->hash == SHA384];
     tls_binder_key(t);
     hash_add(&fork, str_span(written(w), 0, end - 3));
     hash_end(&fork, t->digest);
@@ -5203,7 +5266,8 @@ static void tls_client_hello(tls *t)
     put(w, (str){t->entropy.random, 32});
     tls_put_vector(w, 1, (str){t->entropy.session_id, 32});
     /* suites, null compression, and the length of the extensions */
-    put(w, t->aes ? S("\0\6\x13\x01\x13\x03\x13\x02\1\0\0\0") : S("\0\2\x13\x03\1\0\0\0"));
+    put(w,
+        t->cpu & CPU_AES ? S("\0\6\x13\x01\x13\x03\x13\x02\1\0\0\0") : S("\0\2\x13\x03\1\0\0\0"));
     iz start = w->len;
     if (t->named) { /* a list of one name, of type host_name, 0 */
         u64 n = (u64)t->query.host.len;
@@ -5226,7 +5290,7 @@ static void tls_client_hello(tls *t)
         tls_put_length(w, 4);
         if (t->offered)
             tls_bind(t);
-        hash_add(&t->transcript[SHA256], written(w));
+        hash_add(&t->transcript[0], written(w));
         hash_add(&t->transcript[SHA384], written(w));
     }
     tls_send(t, TLS_HANDSHAKE);
@@ -5367,11 +5431,11 @@ static void tls_check_current(tls *t, str random)
 static b32 tls_choose_suite(tls *t, u32 suite)
 {
     u32 cipher = suite - TLS_AES_128_GCM_SHA256;
-    b32 good = cipher <= CHACHA20_POLY1305 && (t->aes || cipher == CHACHA20_POLY1305) &&
+    b32 good = cipher <= CHACHA20_POLY1305 && (t->cpu & CPU_AES || cipher == CHACHA20_POLY1305) &&
                (!t->retried || t->suite == suite);
     t->suite = (u16)suite;
     t->cipher = (aead_id)cipher;
-    t->hash = cipher == AES_256_GCM ? SHA384 : SHA256;
+    t->hash = cipher == AES_256_GCM ? SHA384 : tls_sha256(t);
     return tls_legal(t, good, E_TlsSuite);
 }
 
@@ -5379,8 +5443,8 @@ static b32 tls_choose_suite(tls *t, u32 suite)
 static void tls_restart_transcript(tls *t, str retry_request)
 {
     u8 head[4] = {TLS_MESSAGE_HASH, 0, 0, (u8)hash_size(t->hash)};
-    hash_end(&t->transcript[t->hash], t->digest);
-    hash_init(&t->transcript[t->hash], t->hash);
+    hash_end(&t->transcript[t->hash == SHA384], t->digest);
+    hash_init(&t->transcript[t->hash == SHA384], t->hash);
     tls_transcribe(t, (str){head, 4});
     tls_transcribe(t, tls_secret(t, t->digest));
     tls_transcribe(t, retry_request);
@@ -5483,12 +5547,12 @@ static u8 tls_certificate_alert(err error)
 }
 
 /* What ties a ticket to the host and to the root: SHA-256 of both. */
-static void tls_ticket_binding(const x509_query *q, const tls_ticket *k, u8 out[HASH_MAX])
+static void tls_ticket_binding(const tls *t, const tls_ticket *k, u8 out[HASH_MAX])
 {
     hash h;
-    hash_init(&h, SHA256);
-    hash_add(&h, str_span(q->bundle, k->root, k->root + k->root_len));
-    hash_add(&h, q->host);
+    hash_init(&h, tls_sha256(t));
+    hash_add(&h, str_span(t->query.bundle, k->root, k->root + k->root_len));
+    hash_add(&h, t->query.host);
     hash_end(&h, out);
 }
 
@@ -5499,7 +5563,7 @@ static void tls_session_start(tls *t)
     t->session.chain_until = q->until * 1000;
     t->session.root = q->root.whole.ptr - q->bundle.ptr;
     t->session.root_len = q->root.whole.len;
-    tls_ticket_binding(q, &t->session, t->session.binding);
+    tls_ticket_binding(t, &t->session, t->session.binding);
 }
 
 /* Takes up the ticket that is there, if it still fits, and takes it away: each is offered once. */
@@ -5509,7 +5573,7 @@ static void tls_session_resume(tls *t)
     const tls_ticket *k = t->ticket;
     if (k->len && k->received <= t->now && t->now < k->until &&
         k->root + k->root_len <= t->query.bundle.len) {
-        tls_ticket_binding(&t->query, k, binding);
+        tls_ticket_binding(t, k, binding);
         if (str_eq((str){binding, 32}, (str){k->binding, 32})) {
             t->session = *k;
             t->hash = k->hash;
@@ -5892,7 +5956,7 @@ static void tls_work(tls *t)
  * the instructions. `ticket` is what the last connection left, and where this one leaves another;
  * it may be null, and must last as long as the connection. The caller wipes its copy of the
  * entropy. */
-static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, b32 aes, str bundle,
+static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, u32 cpu, str bundle,
                       tls_ticket *ticket)
 {
     wipe(t, (iz) __builtin_offsetof(tls, out));
@@ -5900,13 +5964,13 @@ static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, b32
     t->query.bundle = bundle;
     t->query.now = now / 1000;
     t->now = now;
-    t->aes = aes;
+    t->cpu = cpu;
     t->ticket = ticket;
     t->named = address_of(host, &(address){0}) != E_None;
     t->entropy = *entropy;
     t->group = TLS_X25519;
-    hash_init(&t->transcript[SHA256], SHA256);
-    hash_init(&t->transcript[SHA384], SHA384);
+    hash_init(&t->transcript[0], tls_sha256(t));
+    hash_init(&t->transcript[1], SHA384);
     if (ticket)
         tls_session_resume(t);
     tls_client_hello(t);
@@ -6550,7 +6614,8 @@ typedef struct {
 typedef struct {
     arena *process;
     const char *const *env;
-    b8 cpu_asked, cpu_aes;
+    u32 cpu;
+    b8 cpu_asked;
     stages stages;
     dns_cache dns;
 } network;
@@ -6711,7 +6776,7 @@ static void connection_handshake(connection *c)
     if (!c->tls)
         c->tls = arena_new(net->process, tls, 1);
     if (!net->cpu_asked)
-        net->cpu_aes = os_cpu_aes(net->env);
+        net->cpu = os_cpu(net->env);
     net->cpu_asked = 1;
     str roots = network_roots(net);
     if (!c->tls || !roots.len) {
@@ -6720,7 +6785,7 @@ static void connection_handshake(connection *c)
         return;
     }
     os_random((u8 *)&entropy, sizeof entropy);
-    tls_start(c->tls, c->to.host, &entropy, os_unix_ms(), net->cpu_aes, roots, &c->ticket);
+    tls_start(c->tls, c->to.host, &entropy, os_unix_ms(), net->cpu, roots, &c->ticket);
     wipe(&entropy, sizeof entropy);
     connection_flush(c);
     while (!c->error && !tls_ready(c->tls))
@@ -10249,14 +10314,29 @@ __asm__(".globl _start\n"
         "and $-16, %rsp\n"
         "call start\n");
 
-/* CPUID.1:ECX has PCLMULQDQ in bit 1 and AES-NI in bit 25. In a virtual machine it traps, which
- * takes some microseconds. */
-static b32 os_cpu_aes(const char *const *env)
+/* The one and other registers of CPUID for a leaf. In a virtual machine it traps, which takes some
+ * microseconds. */
+static void os_cpuid(u32 leaf, u32 *b, u32 *c)
 {
-    u32 a = 1, b, c = 0, d;
+    u32 d;
+    *c = 0;
+    __asm__ volatile("cpuid" : "+a"(leaf), "=b"(*b), "+c"(*c), "=d"(d));
+}
+
+/* Leaf 1 has in ECX PCLMULQDQ in bit 1, AES-NI in bit 25, and in bit 26 XSAVE: with it there is a
+ * leaf 13, and so leaf 7, which has SHA in bit 29 of EBX. (Intel's manual, volume 2, CPUID) */
+static u32 os_cpu(const char *const *env)
+{
+    u32 b, c, cpu = 0;
     (void)env;
-    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    return (c >> 1 & c >> 25 & 1) != 0;
+    os_cpuid(1, &b, &c);
+    if (c >> 1 & c >> 25 & 1)
+        cpu = CPU_AES;
+    if (c >> 26 & 1) {
+        os_cpuid(7, &b, &c);
+        cpu |= b >> 29 & 1 ? CPU_SHA : 0;
+    }
+    return cpu;
 }
 
 #else /* aarch64 */
@@ -10314,11 +10394,11 @@ __asm__(".globl _start\n"
         "mov x0, sp\n"
         "b start\n");
 
-/* HWCAP has AES in bit 3 and PMULL in bit 4 (Documentation/arm64/elf_hwcaps.rst). */
-static b32 os_cpu_aes(const char *const *env)
+/* HWCAP has AES in bit 3, PMULL in bit 4 and SHA2 in bit 6 (Documentation/arm64/elf_hwcaps.rst). */
+static u32 os_cpu(const char *const *env)
 {
-    u64 features = os_auxiliary(env, AT_HWCAP);
-    return (features >> 3 & features >> 4 & 1) != 0;
+    u64 has = os_auxiliary(env, AT_HWCAP);
+    return (has >> 3 & has >> 4 & 1 ? CPU_AES : 0) | (has >> 6 & 1 ? CPU_SHA : 0);
 }
 
 #endif

@@ -139,6 +139,9 @@ __attribute__((used, noreturn)) static void start(const long *sp)
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 #if defined CT && defined __x86_64__
 #include <valgrind/memcheck.h>
 #elif defined CT /* there the program is traced instead */
@@ -361,14 +364,18 @@ static void os_random(u8 *out, iz n)
         abort();
 }
 
-static b32 os_cpu_aes(const char *const *env)
+static u32 os_cpu(const char *const *env)
 {
     (void)env;
 #ifdef __aarch64__
-    return (getauxval(AT_HWCAP) & 0x18) == 0x18; /* HWCAP_AES, HWCAP_PMULL */
+    u64 has = getauxval(AT_HWCAP);
+    b32 aes = has & HWCAP_AES && has & HWCAP_PMULL, sha = has & HWCAP_SHA2;
 #else
-    return __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul");
+    u32 a, b = 0, c, d;
+    b32 aes = __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul");
+    b32 sha = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_SHA;
 #endif
+    return (aes ? CPU_AES : 0) | (sha ? CPU_SHA : 0);
 }
 
 /* While the script is on there is one file: the roots that it holds. */
@@ -1752,6 +1759,14 @@ static void test_fill(u64 *seed, u8 *out, iz n)
 
 /* ---- hashes ---- */
 
+/* SHA-256 in each form that the program has on this processor: 1 or 2 of them. */
+static iz test_sha256_forms(hash_id forms[2])
+{
+    forms[0] = SHA256;
+    forms[1] = SHA256_CPU;
+    return os_cpu(0) & CPU_SHA ? 2 : 1;
+}
+
 static void test_hash_published(void)
 {
     /* FIPS 180-4 examples (csrc.nist.gov, "Examples with Intermediate Values"): one block, two
@@ -1789,8 +1804,14 @@ static void test_hash_published(void)
     };
     for (iz i = 0; i < countof(rows); i++) {
         u8 out[HASH_MAX];
-        hash_of(rows[i].id, (str){(const u8 *)rows[i].text, (iz)strlen(rows[i].text)}, out);
+        str text = unit_str(rows[i].text);
+        hash_of(rows[i].id, text, out);
         CHECK(hex_is(out, hash_size(rows[i].id), rows[i].digest));
+        hash_id forms[2];
+        for (iz k = test_sha256_forms(forms); rows[i].id == SHA256 && k--;) {
+            hash_of(forms[k], text, out);
+            CHECK(hash_size(forms[k]) == 32 && hex_is(out, 32, rows[i].digest));
+        }
     }
 }
 
@@ -1805,30 +1826,34 @@ static void test_hash_million(void)
         "de0ff244877ea60a4cb0432ce577c31beb009c5c2c49aa2e4eadb217ad8cc09b"};
     u8 piece[1000], out[HASH_MAX];
     memset(piece, 'a', sizeof piece);
-    for (iz id = SHA256; id <= SHA512; id++) {
+    hash_id ids[4] = {SHA384, SHA512};
+    for (iz k = 2 + test_sha256_forms(ids + 2); k--;) {
         hash h;
-        hash_init(&h, (hash_id)id);
+        hash_init(&h, ids[k]);
         for (int i = 0; i < 1000; i++)
             hash_add(&h, (str){piece, sizeof piece});
         hash_end(&h, out);
-        CHECK(hex_is(out, hash_size((hash_id)id), digest[id]));
+        CHECK(hex_is(out, hash_size(ids[k]), digest[ids[k] & 3]));
     }
 }
 
-/* Every length around two block boundaries, split at every byte, in three pieces, and forked. */
+/* Every length around two block boundaries, split at every byte, in three pieces, and forked; the
+ * forms of SHA-256 agree. */
 static void test_hash_split(void)
 {
     u8 text[260], whole[HASH_MAX], parts[HASH_MAX];
     u64 seed = 1;
     test_fill(&seed, text, sizeof text);
-    for (iz id = SHA256; id <= SHA512; id++) {
-        iz size = hash_size((hash_id)id), bad = 0;
+    hash_id ids[4] = {SHA384, SHA512};
+    for (iz k = 2 + test_sha256_forms(ids + 2); k--;) {
+        hash_id id = ids[k];
+        iz size = hash_size(id), bad = 0;
         for (iz n = 0; n <= (iz)sizeof text; n++) {
-            hash_of((hash_id)id, (str){text, n}, whole);
+            hash_of((hash_id)(id & 3), (str){text, n}, whole);
             for (iz cut = 0; cut <= n; cut++) {
                 hash h, fork;
                 iz second = cut + (n - cut) / 3;
-                hash_init(&h, (hash_id)id);
+                hash_init(&h, id);
                 hash_add(&h, (str){text, cut});
                 fork = h;
                 hash_add(&h, (str){text + cut, n - cut});
@@ -1901,8 +1926,11 @@ static void test_hmac_published(void)
         u8 key[160], data[160], out[HASH_MAX];
         str k = hex_str(key, sizeof key, rows[i].key);
         str d = hex_str(data, sizeof data, rows[i].data);
-        hmac(SHA256, k, d, out);
-        CHECK(hex_is(out, (iz)strlen(rows[i].sha256) / 2, rows[i].sha256));
+        hash_id forms[2];
+        for (iz form = test_sha256_forms(forms); form--;) {
+            hmac(forms[form], k, d, out);
+            CHECK(hex_is(out, (iz)strlen(rows[i].sha256) / 2, rows[i].sha256));
+        }
         hmac(SHA384, k, d, out);
         CHECK(hex_is(out, (iz)strlen(rows[i].sha384) / 2, rows[i].sha384));
         hmac(SHA512, k, d, out);
@@ -2126,7 +2154,7 @@ static void test_aead_published(void)
          "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa8cb08e48590dbb3da7b08b10"
          "56828838c5f61e6393ba7a0abcc9f66276fc6ece0f4e1768cddf8853bb2d551b"},
     };
-    if (!os_cpu_aes(0)) {
+    if (!(os_cpu(0) & CPU_AES)) {
         skipped++;
         return;
     }
@@ -2172,7 +2200,7 @@ static void test_chacha20_poly1305_published(void)
 /* Which ciphers can be tested here. */
 static b32 test_aead_here(iz id)
 {
-    if (id == CHACHA20_POLY1305 || os_cpu_aes(0))
+    if (id == CHACHA20_POLY1305 || os_cpu(0) & CPU_AES)
         return 1;
     skipped++;
     return 0;
@@ -2746,7 +2774,7 @@ static void test_vector_symmetric(void)
         b32 is_aes = vector_is(rows[i].input, "alg", "aes-128-gcm");
         if (is_aes)
             CHECK(vector_symmetric(rows[i].input, 0) == VECTOR_FAILED);
-        if (is_aes && !os_cpu_aes(0))
+        if (is_aes && !(os_cpu(0) & CPU_AES))
             skipped++;
         else
             CHECK(vector_symmetric(rows[i].input, 1) == rows[i].verdict);
@@ -6318,7 +6346,7 @@ static void client_start(tls_user *c, const tls_plot *p)
     unit_print(roots, sizeof roots, "%s%s", p->bundle_more ? p->bundle_more : "",
                p->roots ? p->roots : peer_root);
     i64 now = PEER_NOW * 1000ll + p->later;
-    tls_start(&c->t, host, &client_entropy, now, !p->no_aes, unit_str(roots),
+    tls_start(&c->t, host, &client_entropy, now, p->no_aes ? 0 : os_cpu(0), unit_str(roots),
               p->tickets ? &client_ticket : 0);
     client_take(c);
 }
@@ -7934,7 +7962,7 @@ static void test_tls_certificate_errors(void)
         memset(c, 0, sizeof *c);
         str host = {(const u8 *)rows[i].host, (iz)strlen(rows[i].host)};
         str bundle = {(const u8 *)rows[i].bundle, (iz)strlen(rows[i].bundle)};
-        tls_start(&c->t, host, &client_entropy, rows[i].now * 1000ll, 1, bundle, 0);
+        tls_start(&c->t, host, &client_entropy, rows[i].now * 1000ll, CPU_AES, bundle, 0);
         client_take(c);
         peer_read(&the_peer, (str){c->sent, c->sent_len});
         peer_run(&the_peer, p.order);
@@ -24801,7 +24829,7 @@ static int vector_line(str text)
         free((void *)(uz)reply.ptr);
         return accepted == valid;
     }
-    int result = vector_symmetric((const char *)text.ptr, os_cpu_aes(0));
+    int result = vector_symmetric((const char *)text.ptr, os_cpu(0) & CPU_AES);
     if (result != VECTOR_FOREIGN)
         return result == VECTOR_BAD ? -1 : result;
     result = vector_public((const char *)text.ptr);
@@ -25197,6 +25225,8 @@ static int ct_trace(const char *what, u64 seed)
         p256_ecdh(out, secret, (str){base, 65});
     } else if (!strcmp(what, "hmac")) {
         hmac(SHA384, (str){secret, 32}, (str){data, sizeof data}, out);
+        hmac(os_cpu(0) & CPU_SHA ? SHA256_CPU : SHA256, (str){secret, 32}, (str){data, sizeof data},
+             out);
     } else if (!strcmp(what, "leak")) {
         while (*(volatile u8 *)secret)
             secret[0]--;
