@@ -6752,9 +6752,13 @@ static str network_roots(const network *net)
     return file;
 }
 
-/* Receives once and works it off. */
+/* Sends what is to go out, receives once and works it off. What is to go out then waits for the
+ * next call, or for data to go with; but not an alert. */
 static void connection_exchange(connection *c, i64 until)
 {
+    connection_flush(c);
+    if (c->error)
+        return;
     iz room;
     u8 *at = tls_input_room(c->tls, &room);
     iz n = os_recv(c->fd, at, room, until, &c->error);
@@ -6763,11 +6767,12 @@ static void connection_exchange(connection *c, i64 until)
         tls_input(c->tls, n);
     else if (!n)
         tls_end_of_input(c->tls);
-    connection_flush(c);
+    if (c->tls->error)
+        connection_flush(c);
 }
 
-/* From the ClientHello to the server's Finished. E_RootsMissing when there is no bundle, and all
- * that sections 7 and 8 find wrong. */
+/* From the ClientHello to the server's Finished; ours goes out with the request. E_RootsMissing when
+ * there is no bundle, and all that sections 7 and 8 find wrong. */
 static void connection_handshake(connection *c)
 {
     network *net = c->net;
@@ -6787,7 +6792,6 @@ static void connection_handshake(connection *c)
     os_random((u8 *)&entropy, sizeof entropy);
     tls_start(c->tls, c->to.host, &entropy, os_unix_ms(), net->cpu, roots, &c->ticket);
     wipe(&entropy, sizeof entropy);
-    connection_flush(c);
     while (!c->error && !tls_ready(c->tls))
         connection_exchange(c, c->deadline);
     if (!c->error)
@@ -6800,7 +6804,6 @@ static void connection_receive(connection *c, i64 until)
 {
     connection_drop(c);
     if (c->to.https) {
-        connection_flush(c);
         while (!c->error && !tls_plain(c->tls).len && !tls_closed(c->tls))
             connection_exchange(c, until);
         c->data = tls_plain(c->tls).ptr;
