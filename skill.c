@@ -1776,11 +1776,12 @@ static __attribute__((noinline)) void ct_swap(u64 *a, u64 *b, u64 mask, iz n)
  *
  * The compilers' headers for those of SHA-256, AES and GHASH need libc's (gcc) or a whole file
  * compiled for them (clang), so they are written as assembly: on vector registers, no memory, no
- * flags. AESENC adds a round key last and AESE first; with a key of zeros both leave it to the C, in
- * FIPS 197's order. For SHA-256 see sha256_block_cpu. pair_add is r = a + b + carry for two limbs of the numbers below, pair_sub r = a - b -
- * borrow; they give the carry and the borrow. On x86_64 gcc has to be told to let these stay flags,
- * and on both to let one pass through the three limbs of a sum of products, %0 to %2, to which two
- * are added, %3 and %4, or from which they are taken.
+ * flags. What SHA_ and AES_ROUND do is said where they are used. AESENC adds a round key last and
+ * AESE first; with a key of zeros both leave it to the C, in FIPS 197's order. pair_add is r = a +
+ * b + carry for two limbs of the numbers below, pair_sub r = a - b - borrow; they give the carry
+ * and the borrow. On x86_64 gcc has to be told to let these stay flags, and on both to let one pass
+ * through the three limbs of a sum of products, %0 to %2, to which two are added, %3 and %4, or
+ * from which they are taken.
  */
 
 #ifdef __x86_64__
@@ -1808,9 +1809,12 @@ static inline __attribute__((always_inline)) u64 pair_sub(u64 *r, const u64 *a, 
 #define VEC_IN "x"
 #define VEC_INOUT "+x"
 #define VEC_ADDEND "+Yz" /* xmm0, which SHA256RNDS2 takes without naming it */
-#define SHA_WORDS "sha256msg1 %1, %0\n\tpaddd %2, %0\n\tsha256msg2 %3, %0"
+#define SHA_BYTES "pshufb %1, %0"
+#define SHA_WORDS                                                                  \
+    "sha256msg1 %2, %0\n\tmovdqa %4, %1\n\tpalignr $4, %3, %1\n\tpaddd %1, %0\n\t" \
+    "sha256msg2 %4, %0"
+#define SHA_CONSTANTS "shufps $0xdd, %1, %0"
 #define SHA_ROUNDS "sha256rnds2 %2, %0, %1\n\tpshufd $14, %2, %2\n\tsha256rnds2 %2, %1, %0"
-#define SHA_BEHIND 7
 #define SHA_ORDER "\5\4\1\0\7\6\3\2"
 #define AES_ROUND "aesenc %1, %0"
 #define AES_LAST_ROUND "aesenclast %1, %0"
@@ -1844,11 +1848,12 @@ static inline __attribute__((always_inline)) u64 pair_sub(u64 *r, const u64 *a, 
 #define VEC_IN "w"
 #define VEC_INOUT "+w"
 #define VEC_ADDEND "+w"
-#define SHA_WORDS ".arch armv8-a+crypto\n\tsha256su0 %0.4s, %1.4s\n\tsha256su1 %0.4s, %2.4s, %3.4s"
+#define SHA_BYTES "rev32 %0.16b, %0.16b"
+#define SHA_CONSTANTS "uzp2 %0.4s, %0.4s, %1.4s"
+#define SHA_WORDS ".arch armv8-a+crypto\n\tsha256su0 %0.4s, %2.4s\n\tsha256su1 %0.4s, %3.4s, %4.4s"
 #define SHA_ROUNDS                                                              \
     ".arch armv8-a+crypto\n\tmov %3.16b, %0.16b\n\tsha256h %q0, %q1, %2.4s\n\t" \
     "sha256h2 %q1, %q3, %2.4s"
-#define SHA_BEHIND 8
 #define SHA_ORDER "\0\1\2\3\4\5\6\7"
 #define AES_ROUND ".arch armv8-a+crypto\n\taese %0.16b, %1.16b\n\taesmc %0.16b, %0.16b"
 #define AES_LAST_ROUND ".arch armv8-a+crypto\n\taese %0.16b, %1.16b"
@@ -1857,6 +1862,7 @@ static inline __attribute__((always_inline)) u64 pair_sub(u64 *r, const u64 *a, 
 #endif
 
 typedef u64 vec128 __attribute__((vector_size(16)));
+typedef u32 vec128_u32 __attribute__((vector_size(16)));
 
 static vec128 vec128_load(const void *p)
 {
@@ -1867,8 +1873,8 @@ static vec128 vec128_load(const void *p)
 
 /* ---- SHA-2 ---- */
 
-/* The last is the first, by the processor's own instructions, for which the caller has asked os_cpu.
- * Its low two bits say which hash it is. */
+/* The last is the first by the processor's own instructions; the caller has asked os_cpu for them.
+ * The low two bits say which hash it is. */
 typedef enum { SHA256, SHA384, SHA512, SHA256_CPU = 4 } hash_id;
 
 enum { HASH_MAX = 64, HASH_BLOCK_MAX = 128 };
@@ -1943,37 +1949,35 @@ static void sha256_block(u64 state[8], const u8 *block, u32 w[2 * 64 + 8])
 }
 
 /* The same by the processor's instructions, four words and four rounds at a time. Words t to t + 3
- * are made of those 16, 12 and 4 before, and of the four that begin SHA_BEHIND before. The eight
- * variables stand in two vectors, in SHA_ORDER. (Intel's manual, volume 2, SHA256MSG1 and following;
- * Arm's manual, SHA256H and following) */
+ * are made of those from 16, 12, 8 and 4 before. The eight variables stand in two vectors, in
+ * SHA_ORDER. (Intel's manual, volume 2, SHA256MSG1 and following; Arm's, SHA256H and following) */
 static void sha256_block_cpu(u64 state[8], const u8 *block, u32 w[2 * 64 + 8])
 {
-    vec128 v[2];
-    u32 *last = w + 64;
-    for (iz t = 0; t < 16; t++)
-        w[t] = __builtin_bswap32(load32(block + 4 * t));
-    for (u32 *at = w + 16; at < last; at += 4) {
-        vec128 words = vec128_load(at - 16);
-        __asm__(SHA_WORDS
-                : VEC_INOUT(words)
-                : VEC_IN(vec128_load(at - 12)), VEC_IN(vec128_load(at - SHA_BEHIND)),
-                  VEC_IN(vec128_load(at - 4)));
-        __builtin_memcpy(at, &words, 16);
-    }
-    for (iz t = 0; t < 64; t++)
-        w[t] += (u32)(sha_round[t] >> 32);
+    const vec128 swapped = {0x0405060700010203, 0x0c0d0e0f08090a0b};
+    vec128 v[2], more;
+    u32 *room = w + 64;
     for (iz i = 0; i < 8; i++)
-        last[i] = (u32)state[(u8)SHA_ORDER[i]];
-    v[0] = vec128_load(last);
-    v[1] = vec128_load(last + 4);
+        room[i] = (u32)state[(u8)SHA_ORDER[i]];
+    v[0] = vec128_load(room);
+    v[1] = vec128_load(room + 4);
     for (iz t = 0; t < 64; t += 4) {
-        vec128 words = vec128_load(w + t), before;
-        __asm__(SHA_ROUNDS
-                : VEC_INOUT(v[0]), VEC_INOUT(v[1]), VEC_ADDEND(words), "=&" VEC_IN(before));
+        vec128 words = vec128_load(t < 16 ? block + 4 * t : (const u8 *)(w + t - 16));
+        if (t < 16)
+            __asm__(SHA_BYTES : VEC_INOUT(words) : VEC_IN(swapped));
+        else
+            __asm__(SHA_WORDS
+                    : VEC_INOUT(words), "=&" VEC_IN(more)
+                    : VEC_IN(vec128_load(w + t - 12)), VEC_IN(vec128_load(w + t - 8)),
+                      VEC_IN(vec128_load(w + t - 4)));
+        __builtin_memcpy(w + t, &words, 16);
+        vec128 add = vec128_load(sha_round + t);
+        __asm__(SHA_CONSTANTS : VEC_INOUT(add) : VEC_IN(vec128_load(sha_round + t + 2)));
+        add = (vec128)((vec128_u32)add + (vec128_u32)words);
+        __asm__(SHA_ROUNDS : VEC_INOUT(v[0]), VEC_INOUT(v[1]), VEC_ADDEND(add), "=&" VEC_IN(more));
     }
-    __builtin_memcpy(last, v, sizeof v);
+    __builtin_memcpy(room, v, sizeof v);
     for (iz i = 0; i < 8; i++)
-        state[(u8)SHA_ORDER[i]] += last[i];
+        state[(u8)SHA_ORDER[i]] += room[i];
 }
 
 /* And 6.4.2. */
@@ -4492,8 +4496,8 @@ static u32 base64_value(u8 c)
 }
 
 /* Decodes n bytes from the byte `from` on, without reading what is before them. False if anything
- * but base64 is in their place, or `from` is beyond all roots. Three bytes are four characters: each
- * byte begins in one and ends in the next, which stands in the same line. */
+ * but base64 is in their place, or `from` is beyond all roots. Three bytes are four characters:
+ * each byte begins in one and ends in the next, which stands in the same line. */
 static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
 {
     if (from > CERT_ROOT_SIZE)
@@ -6771,8 +6775,8 @@ static void connection_exchange(connection *c, i64 until)
         connection_flush(c);
 }
 
-/* From the ClientHello to the server's Finished; ours goes out with the request. E_RootsMissing when
- * there is no bundle, and all that sections 7 and 8 find wrong. */
+/* From the ClientHello to the server's Finished; ours goes out with the request. Errors:
+ * E_RootsMissing when there is no bundle, and all that sections 7 and 8 find wrong. */
 static void connection_handshake(connection *c)
 {
     network *net = c->net;
