@@ -163,10 +163,11 @@ enum {
     DNS_JUMPS_MAX = 127,   /* pointers in one name: 255 bytes hold no more labels than that */
     DNS_STRAYS_MAX = 16,   /* foreign replies borne per attempt: a forger's guesses at an id */
     DNS_REPLY_MAX = 65535, /* what the 16-bit length of RFC 1035 4.2.2 can say */
-    DNS_ROUNDS = 3,        /* over all the servers; 1 + 2 + 4 s fill the budget of 7 s */
-    DNS_WAIT_MS = 1000,    /* per attempt in the first round; doubled with each round */
-    DNS_GRACE_MS = 50,     /* for AAAA once A is here: the resolution delay of RFC 8305 3 */
-    DNS_TTL_MAX = 300,     /* seconds that an answer is kept at most */
+    DNS_ROOM = 2 + DNS_REPLY_MAX, /* with that length; also what counts of a file, a few lines */
+    DNS_ROUNDS = 3,               /* over all the servers; 1 + 2 + 4 s fill the budget of 7 s */
+    DNS_WAIT_MS = 1000,           /* per attempt in the first round; doubled with each round */
+    DNS_GRACE_MS = 50,            /* for AAAA once A is here: the resolution delay of RFC 8305 3 */
+    DNS_TTL_MAX = 300,            /* seconds that an answer is kept at most */
 
     CONNECTION_BUFFER = 4096, /* one read of plain HTTP; an Alexa event takes one or two */
 
@@ -406,6 +407,9 @@ static u32 os_cpu(const char *const *env);
 /* The whole of a file, to be read only; {0, 0} if there is none. os_unmap gives it back. */
 static str os_map(const char *path);
 static void os_unmap(str file);
+/* The first `cap` bytes of a file, in buf; nothing of a file that cannot be read. Cheaper than
+ * os_map for a small one. */
+static str os_read(const char *path, u8 *buf, iz cap);
 
 /* A connected TCP or UDP socket. The sockets of the Runtime API have the deadline FOREVER
  * throughout. */
@@ -6337,6 +6341,7 @@ typedef struct {
     i64 deadline; /* of the present attempt */
     const dns_name *name;
     dns_answer *out;
+    u8 *room; /* for DNS_ROOM bytes: a file, or a reply */
 } dns_question;
 
 /* Sends a query, over TCP with its length before it in the same write (RFC 7766 8). */
@@ -6350,8 +6355,9 @@ static err dns_send(const dns_question *q, u16 id, u32 kind)
 }
 
 /* Receives a message: a datagram, or from a stream what two bytes of length announce. */
-static str dns_receive(const dns_question *q, u8 buf[2 + DNS_REPLY_MAX], err *error)
+static str dns_receive(const dns_question *q, err *error)
 {
+    u8 *buf = q->room;
     iz had = 0, need = 2;
     do {
         iz cap = q->udp ? DNS_REPLY_MAX : need - had;
@@ -6387,7 +6393,6 @@ static err dns_hear(dns_question *q, str reply, const u16 ids[2])
 /* Asks on a socket what has no result yet, and hears the replies. */
 static err dns_exchange(dns_question *q)
 {
-    u8 buf[2 + DNS_REPLY_MAX];
     u16 ids[2];
     iz strays = 0;
     err error = E_None;
@@ -6396,7 +6401,7 @@ static err dns_exchange(dns_question *q)
         if (q->results[i] == E_TimedOut)
             error = dns_send(q, ids[i], dns_kinds[i]);
     while (!error && (q->results[0] == E_TimedOut || q->results[1] == E_TimedOut)) {
-        str reply = dns_receive(q, buf, &error);
+        str reply = dns_receive(q, &error);
         if (!error && dns_hear(q, reply, ids) && ++strays > DNS_STRAYS_MAX)
             error = E_DnsStray;
         if (dns_enough(q->results))
@@ -6437,13 +6442,11 @@ static void dns_turn(dns_question *q, const address *server, i64 deadline, i64 w
 
 /* Asks the servers in turn for A and AAAA, and adds what they tell. The error is that of the last
  * attempt. */
-static err dns_ask(const dns_name *name, i64 deadline, dns_answer *out)
+static err dns_ask(const dns_name *name, i64 deadline, dns_answer *out, u8 room[DNS_ROOM])
 {
     address servers[DNS_SERVERS_MAX];
-    dns_question q = {{E_TimedOut, E_TimedOut}, .name = name, .out = out};
-    str file = os_map("/etc/resolv.conf");
-    iz count = dns_servers(file, servers);
-    os_unmap(file);
+    dns_question q = {{E_TimedOut, E_TimedOut}, .name = name, .out = out, .room = room};
+    iz count = dns_servers(os_read("/etc/resolv.conf", room, DNS_ROOM), servers);
     for (iz round = 0; round < DNS_ROUNDS; round++)
         for (iz i = 0; i < count; i++)
             dns_turn(&q, &servers[i], deadline, DNS_WAIT_MS * MS << round);
@@ -6494,17 +6497,16 @@ static void dns_forget(dns_cache *cache, str host)
 static __attribute__((noinline)) err dns_find(dns_cache *cache, const dns_name *name, i64 deadline,
                                               dns_answer *out)
 {
+    u8 room[DNS_ROOM];
     dns_entry *kept = dns_cache_entry(cache, name);
     if (os_monotonic() < kept->until && dns_name_eq(&kept->name, name)) {
         *out = kept->answer;
         return E_None;
     }
-    str file = os_map("/etc/hosts");
-    dns_hosts(file, name, out);
-    os_unmap(file);
+    dns_hosts(os_read("/etc/hosts", room, DNS_ROOM), name, out);
     if (out->count)
         return E_None;
-    err error = dns_ask(name, deadline, out);
+    err error = dns_ask(name, deadline, out, room);
     if (!error && out->ttl) {
         kept->name = *name;
         kept->answer = *out;
@@ -10269,6 +10271,7 @@ static uz os_auxiliary(const char *const *env, uz type)
 
 enum {
     SYS_write = 1,
+    SYS_read = 0,
     SYS_close = 3,
     SYS_lseek = 8,
     SYS_mmap = 9,
@@ -10351,6 +10354,7 @@ static u32 os_cpu(const char *const *env)
 enum {
     SYS_openat = 56,
     SYS_close = 57,
+    SYS_read = 63,
     SYS_lseek = 62,
     SYS_write = 64,
     SYS_ppoll = 73,
@@ -10557,6 +10561,20 @@ static str os_map(const char *path)
     long at = n > 0 ? system_call_of_six(SYS_mmap, 0, n, PROT_READ, MAP_PRIVATE, fd, 0) : -1;
     os_close((i32)fd);
     return at < 0 && at > -4096 ? none : (str){(const u8 *)at, n};
+}
+
+static str os_read(const char *path, u8 *buf, iz cap)
+{
+    str file = {buf, 0};
+    long got, fd = system_call(SYS_openat, AT_FDCWD, (long)path, O_CLOEXEC);
+    if (fd < 0)
+        return file;
+    do {
+        got = system_call(SYS_read, fd, (long)(buf + file.len), cap - file.len);
+        file.len += got > 0 ? got : 0;
+    } while (got > 0 && file.len < cap);
+    os_close((i32)fd);
+    return file;
 }
 
 /* Kept out of line: three copies are larger than three calls. */
