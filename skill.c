@@ -2790,14 +2790,25 @@ field_difference(u64 *r, const u64 *a, const u64 *b, const curve *f, iz n)
     field_sum(r, s, f->prime, ct_mask(borrow), n);
 }
 
-/* The same for curve c. There is no sum: a + b is a - (0 - b), and most formulas need 0 - b once
- * for several sums. Not inlined: it is called for each step of a formula. */
+/* The same for curve c. There is no sum: a + b is a - (0 - b). Not inlined: it is called for each
+ * step of a formula. */
 static __attribute__((noinline)) void field_sub(curve_id c, u64 *r, const u64 *a, const u64 *b)
 {
     if (c == P256)
         field_difference(r, a, b, &curves[P256], 4);
     else
         field_difference(r, a, b, &curves[P384], 6);
+}
+
+/* r = a / 2 mod p: that of a + p for an odd a, with its carry. */
+static void field_half(curve_id c, u64 *r, const u64 *a)
+{
+    u64 s[FIELD_LIMBS], odd = ct_mask(a[0] & 1);
+    iz n = curve_limbs(c);
+    u64 carry = c == P256 ? field_sum(s, a, curves[P256].prime, odd, 4)
+                          : field_sum(s, a, curves[P384].prime, odd, 6);
+    for (iz i = 0; i < n; i++)
+        r[i] = s[i] >> 1 | (i + 1 < n ? s[i + 1] : carry) << 63;
 }
 
 /* r = a * b / R mod p for p = 2^256 - 2^224 + 2^192 + 2^96 - 1, p = -1 mod 2^64. The multiple of p
@@ -2928,9 +2939,9 @@ enum {
     KEY_POINTS = 16 /* and to 31, for ECDH */
 };
 
-/* One step of a formula: r = a op b, product or difference, for numbers of an adder, by their first
- * limbs in it. */
-enum { MUL, SUB };
+/* One step of a formula: r = a op b, product or difference, or the half of a, for numbers of an
+ * adder, by their first limbs in it. */
+enum { MUL, SUB, HALF };
 enum {
     X1 = 0,
     Y1 = 6,
@@ -2956,25 +2967,25 @@ static void adder_run(adder *a, const formula_step *s, iz n)
         u64 *r = limb + s->r, *x = limb + s->a, *y = limb + s->b;
         if (s->op == MUL)
             field_mul(a->curve, r, x, y);
-        else
+        else if (s->op == SUB)
             field_sub(a->curve, r, x, y);
+        else
+            field_half(a->curve, r, x);
     }
 }
 
 /* sum = 2 * sum:
- *     A = 3 (X - Z^2)(X + Z^2), U = 2 Y^2, B = 2 U X,
- *     X' = A^2 - 2B, Y' = A (B - X') - 2 U^2, Z' = 2YZ.
- * This is the usual formula for a = -3. It holds for infinity, Z = 0, too; no point has Y = 0,
- * since the orders are odd. */
+ *     A = 3/2 (X - Z^2)(X + Z^2), U = Y^2, B = U X,
+ *     X' = A^2 - 2B, Y' = A (B - X') - U^2, Z' = YZ.
+ * This is the usual formula for a = -3 with half its Z'. It holds for infinity, Z = 0, too; no
+ * point has Y = 0, since the orders are odd. */
 static const formula_step double_steps[] = {
-    {MUL, T0, Z1, Z1},   {SUB, T1, X1, T0},                      /* X - Z^2 */
-    {SUB, T2, ZERO, X1}, {SUB, T2, T2, T0},   {MUL, T1, T1, T2}, /* -A / 3 */
-    {SUB, T0, ZERO, T1}, {SUB, T0, T0, T1},   {SUB, T0, T0, T1}, /* A */
-    {SUB, T1, ZERO, Y1}, {SUB, T1, Y1, T1},   {MUL, Z1, Z1, T1}, /* Z' */
-    {MUL, T1, T1, Y1},   {SUB, T2, ZERO, T1}, {SUB, T2, T1, T2}, /* U, 2 U */
-    {MUL, T1, T1, T2},   {MUL, T2, T2, X1},                      /* 2 U^2, B */
-    {MUL, X1, T0, T0},   {SUB, X1, X1, T2},   {SUB, X1, X1, T2}, /* X' */
-    {SUB, T2, T2, X1},   {MUL, T2, T2, T0},   {SUB, Y1, T2, T1}, /* Y' */
+    {MUL, T0, Z1, Z1},   {MUL, Z1, Z1, Y1},   {SUB, T1, X1, T0}, /* Z', X - Z^2 */
+    {SUB, T2, ZERO, X1}, {SUB, T2, T2, T0},   {MUL, T1, T1, T2}, /* -2/3 A */
+    {HALF, T2, T1, T1},  {SUB, T0, ZERO, T1}, {SUB, T0, T0, T2}, /* A */
+    {MUL, Y1, Y1, Y1},   {MUL, T1, Y1, X1},   {MUL, Y1, Y1, Y1}, /* U, B, U^2 */
+    {MUL, X1, T0, T0},   {SUB, X1, X1, T1},   {SUB, X1, X1, T1}, /* X' */
+    {SUB, T1, T1, X1},   {MUL, T1, T1, T0},   {SUB, Y1, T1, Y1}, /* Y' */
 };
 
 static void adder_double(adder *a)

@@ -2914,7 +2914,7 @@ static void test_public_field(void)
         memcpy(edge[2], f->base.z, sizeof edge[2]);
         limbs_difference(edge[3], f->prime, edge[1], n);
         limbs_difference(edge[4], edge[3], edge[1], n);
-        int bad_mul = 0, bad_add = 0, bad_sub = 0, bad_invert = 0;
+        int bad_mul = 0, bad_add = 0, bad_sub = 0, bad_half = 0, bad_invert = 0;
         for (int round = 0; round < 4000; round++) {
             u64 a[FIELD_LIMBS] = {0}, b[FIELD_LIMBS] = {0}, r[FIELD_LIMBS] = {0};
             u64 x[FIELD_LIMBS], y[FIELD_LIMBS];
@@ -2935,6 +2935,11 @@ static void test_public_field(void)
             field_sub(c, y, field_zero, b);
             field_sub(c, y, x, y);
             bad_add += memcmp(y, a, (size_t)n * 8) != 0;
+            memcpy(x, a, sizeof x);
+            field_half(c, x, x);
+            field_sub(c, y, field_zero, x);
+            field_sub(c, y, x, y);
+            bad_half += memcmp(y, a, (size_t)n * 8) || !limbs_less(x, f->prime, n);
             if (round % 100 == 0) {
                 field_invert(c, x, a);
                 field_mul(c, x, x, a);
@@ -2942,7 +2947,7 @@ static void test_public_field(void)
                     memcmp(x, field_is_zero(a) ? field_zero : f->base.z, (size_t)n * 8) != 0;
             }
         }
-        CHECK(!bad_mul), CHECK(!bad_add), CHECK(!bad_sub), CHECK(!bad_invert);
+        CHECK(!bad_mul), CHECK(!bad_add), CHECK(!bad_sub), CHECK(!bad_half), CHECK(!bad_invert);
     }
 }
 
