@@ -1955,7 +1955,7 @@ static void sha256_block(u64 state[8], const u8 *block, u32 w[2 * 64 + 8])
 /* The same by the processor's instructions, four words and four rounds at a time. Words t to t + 3
  * are made of those from 16, 12, 8 and 4 before. The eight variables stand in two vectors, in
  * SHA_ORDER. (Intel's manual, volume 2, SHA256MSG1 and following; Arm's, SHA256H and following) */
-static void sha256_block_cpu(u64 state[8], const u8 *block, u32 w[2 * 64 + 8])
+static void sha256_block_cpu(u64 state[8], const u8 *block, u32 w[64 + 8])
 {
     const vec128 swapped = {0x0405060700010203, 0x0c0d0e0f08090a0b};
     vec128 v[2], more;
@@ -2023,17 +2023,19 @@ static iz hash_block_size(hash_id id)
 static void hash_block(hash *h, const u8 *block)
 {
     union {
+        u32 cpu[64 + 8];
         u32 narrow[2 * 64 + 8];
         u64 wide[2 * 80 + 8];
     } room;
-    iz used = sizeof room.narrow;
-    if (h->id == SHA256)
+    iz used = sizeof room.wide;
+    if (h->id == SHA256_CPU) {
+        sha256_block_cpu(h->state, block, room.cpu);
+        used = sizeof room.cpu;
+    } else if (h->id == SHA256) {
         sha256_block(h->state, block, room.narrow);
-    else if (h->id == SHA256_CPU)
-        sha256_block_cpu(h->state, block, room.narrow);
-    else {
+        used = sizeof room.narrow;
+    } else {
         sha512_block(h->state, block, room.wide);
-        used = sizeof room.wide;
     }
     wipe(&room, used);
 }
