@@ -6927,24 +6927,24 @@ static str connection_take(connection *c, iz n)
     return s;
 }
 
-/* What follows of it as far as it has been received and has no control characters, at most n bytes;
- * nothing is received. */
+/* What has been received and not taken, up to the first control character and at most n bytes of
+ * it; nothing is received. */
 static str connection_take_line(connection *c, iz n)
 {
-    const u8 *at = c->data + c->at;
-    iz run = 0, left = earlier(n, c->len - c->at);
-    while (run < left && at[run] >= ' ' && at[run] != 0x7f)
+    str rest = str_span((str){c->data, c->len}, c->at, c->len);
+    iz run = 0;
+    while (run < n && str_at(rest, run) >= ' ' && str_at(rest, run) != 0x7f)
         run++;
     c->at += run;
-    return (str){at, run};
+    return str_span(rest, 0, run);
 }
 
 /* ---------------------------------------------------------------------------------------------
  * 11 HTTP/1.1
  *
- * The client's side of RFC 9112. An answer is read straight off its connection, byte by byte
- * through the head and in runs through the body, so that it makes no difference how the network
- * cuts it. The head is kept as lines "name:value\n", names in lower case, values trimmed.
+ * The client's side of RFC 9112. An answer is read straight off its connection, by the byte and
+ * in runs of what has come, so that it makes no difference how the network cuts it. The head is
+ * kept as lines "name:value\n", names in lower case, values trimmed.
  *
  * Refused, each with its own error: line ends other than CR LF; control characters; folded
  * headers; blanks before a colon; a length that is not plain digits, differs from another one or
