@@ -3002,17 +3002,17 @@ static void adder_double(adder *a)
  * H is zero if sum = -item, for which Z3 = 0 is right, and if sum = item. Then R is zero as well
  * and the result is (0, 0, 0): the caller has to see to that, or to show that it cannot occur. */
 static const formula_step add_steps[] = {
-    {MUL, T0, Z1, Z1}, {MUL, T1, X2, T0},                    /* U2 */
-    {MUL, T0, T0, Z1}, {MUL, T2, Y2, T0},                    /* S2 */
-    {MUL, T0, Z2, Z2}, {MUL, X1, X1, T0},                    /* U1 */
-    {MUL, T0, T0, Z2}, {MUL, Y1, Y1, T0},                    /* S1 */
-    {MUL, Z1, Z1, Z2}, {SUB, T1, T1, X1},                    /* H */
-    {SUB, T2, T2, Y1},                                       /* R */
+    {MUL, T0, Z2, Z2}, {MUL, X1, X1, T0}, /* U1 */
+    {MUL, T0, T0, Z2}, {MUL, Y1, Y1, T0}, /* S1: steps up to here are idle if Z2 = 1, */
+    {MUL, T0, Z1, Z1}, {MUL, T1, X2, T0}, /* U2 */
+    {MUL, T0, T0, Z1}, {MUL, T2, Y2, T0}, /* S2 */
+    {SUB, T1, T1, X1}, {SUB, T2, T2, Y1}, /* H, R */
     {MUL, Z1, Z1, T1}, {MUL, T3, T1, T1}, {MUL, T4, X1, T3}, /* V */
     {MUL, T3, T3, T1},                                       /* H^3 */
-    {MUL, X1, T2, T2}, {SUB, X1, X1, T3}, {SUB, X1, X1, T4}, {SUB, X1, X1, T4},
-    {SUB, T4, T4, X1}, {MUL, T4, T4, T2}, {MUL, Y1, Y1, T3}, {SUB, Y1, T4, Y1},
+    {MUL, X1, T2, T2}, {SUB, X1, X1, T3}, {SUB, X1, X1, T4}, {SUB, X1, X1, T4}, {SUB, T4, T4, X1},
+    {MUL, T4, T4, T2}, {MUL, Y1, Y1, T3}, {SUB, Y1, T4, Y1}, {MUL, Z1, Z1, Z2}, /* and this one */
 };
+enum { ADD_IDLE_FIRST = 4, ADD_IDLE = 5 };
 
 static void adder_add_distinct(adder *a)
 {
@@ -3025,8 +3025,9 @@ static b32 field_is_zero(const u64 *a)
     return limbs_bits(a, FIELD_LIMBS) == 0;
 }
 
-/* sum = sum + item, or sum - item, for any sum and an item that is not infinity. Time varies. */
-static void adder_add(adder *a, b32 minus)
+/* sum = sum + item, or sum - item, for any sum and an item that is not infinity; with `affine` its
+ * z is 1. Time varies. */
+static void adder_add(adder *a, b32 minus, b32 affine)
 {
     if (minus)
         field_sub(a->curve, a->item.y, field_zero, a->item.y);
@@ -3034,7 +3035,10 @@ static void adder_add(adder *a, b32 minus)
         a->sum = a->item;
         return;
     }
-    adder_add_distinct(a);
+    if (affine)
+        adder_run(a, add_steps + ADD_IDLE_FIRST, countof(add_steps) - ADD_IDLE);
+    else
+        adder_add_distinct(a);
     if (field_is_zero(a->sum.z) && field_is_zero(a->sum.x)) {
         a->sum = a->item;
         adder_double(a);
@@ -3543,17 +3547,76 @@ static void scalar_naf(u8 naf[NAF_MAX], const u64 *k, iz bits, iz w)
     }
 }
 
+/* The base points times 3, 5, ... 15: x and y in Montgomery form. */
+static const u64 base_multiples_256[NAF_POINTS - 1][2][4] = {
+    {{0xffac3f904eebc127, 0xb027f84a087d81fb, 0x66ad77dd87cbbc98, 0x26936a3fb6ff747e},
+     {0xb04c5c1fc983a7eb, 0x583e47ad0861fe1a, 0x788208311a2ee98e, 0xd5f06a29e587cc07}},
+    {{0xbe1b8aaec45c61f5, 0x90ec649a94b9537d, 0x941cb5aad076c20c, 0xc9079605890523c8},
+     {0xeb309b4ae7ba4f10, 0x73c568efe5eb882b, 0x3540a9877e7a1f68, 0x73a076bb2dd1e916}},
+    {{0x0746354ea0173b4f, 0x2bd20213d23c00f7, 0xf43eaab50c23bb08, 0x13ba5119c3123e03},
+     {0x2847d0303f5b9d4d, 0x6742f2f25da67bdd, 0xef933bdc77c94195, 0xeaedd9156e240867}},
+    {{0x75c96e8f264e20e8, 0xabe6bfed59a7a841, 0x2cc09c0444c8eb00, 0xe05b3080f0c4e16b},
+     {0x1eb7777aa45f3314, 0x56af7bedce5d45e3, 0x2b6e019a88b12f1a, 0x086659cdfd835f9b}},
+    {{0xea7d260a6245e404, 0x9de407956e7fdfe0, 0x1ff3a4158dac1ab5, 0x3e7090f1649c9073},
+     {0x1a7685612b944e88, 0x250f939ee57f61c8, 0x0c0daa891ead643d, 0x68930023e125b88e}},
+    {{0xccc425634b2ed709, 0x0e356769856fd30d, 0xbcbcd43f559e9811, 0x738477ac5395b759},
+     {0x35752b90c00ee17f, 0x68748390742ed2e3, 0x7cd06422bd1f5bc1, 0xfbc08769c9e7b797}},
+    {{0x72bcd8b7bc60055b, 0x03cc23ee56e27e4b, 0xee337424e4819370, 0xe2aa0e430ad3da09},
+     {0x40b8524f6383c45d, 0xd766355442a41b25, 0x64efa6de778a4797, 0x2042170a7079adf4}},
+};
+
+static const u64 base_multiples_384[NAF_POINTS - 1][2][6] = {
+    {{0x05e4dbe6c1dc4073, 0xc54ea9fff04f779c, 0x6b2034e9a170ccf0, 0x3a48d732d51c6c3e,
+      0xe36f7e2d263aa470, 0xd283fe68e7c1c3ac},
+     {0x7e284821c04ee157, 0x92d789a77ae0e36d, 0x132663c04ef67446, 0x68012d5ad2e1d0b4,
+      0xf6db68b15102b339, 0x465465fc983292af}},
+    {{0xbb595eba68f1f0df, 0xc185c0cbcc873466, 0x7f1eb1b5293c703b, 0x60db2cf5aacc05e6,
+      0xc676b987e2e8e4c6, 0xe1bb26b11d178ffb},
+     {0x2b694ba07073fa21, 0x22c16e2e72f34566, 0x80b61b3101c35b99, 0x4b237faf982c0411,
+      0xe6c5944024de236d, 0x4db1c9d6e209e4a3}},
+    {{0xdf13b9d17d69222b, 0x4ce6415f874774b1, 0x731edcf8211faa95, 0x5f4215d1659753ed,
+      0xf893db589db2df55, 0x932c9f811c89025b},
+     {0x0996b2207706a61e, 0x135349d5a8641c79, 0x65aad76f50130844, 0x0ff37c0401fff780,
+      0xf57f238e693b0706, 0xd90a16b6af6c9b3e}},
+    {{0x2f5d200e2353b92f, 0xe35d87293fd7e4f9, 0x26094833a96d745d, 0xdc351dc13cbfff3f,
+      0x26d464c6dad54d6a, 0x5cab1d1d53636c6a},
+     {0xf2813072b18ec0b0, 0x3777e270d742aa2f, 0x27f061c7033ca7c2, 0xa6ecaccc68ead0d8,
+      0x7d9429f4ee69a754, 0xe770633431e8f5c6}},
+    {{0xc7708b19b68b8c7d, 0x4532077c44377aba, 0x0dcc67706cdad64f, 0x01b8bf56147b6602,
+      0xf8d89885f0561d79, 0x9c19e9fc7ba9c437},
+     {0x764eb146bdc4ba25, 0x604fe46bac144b83, 0x3ce813298a77e780, 0x2e070f36fe9e682e,
+      0x41821d0c3a53287a, 0x9aa62f9f3533f918}},
+    {{0x9b7aeb7e75ccbdfb, 0xb25e28c5f6749a95, 0x8a7a8e4633b7d4ae, 0xdb5203a8d9c1bd56,
+      0xd2657265ed22df97, 0xb51c56e18cf23c94},
+     {0xf4d394596c3d812d, 0xd8e88f1a87cae0c2, 0x789a2a48cf4d0fe3, 0xb7feac2dfec38d60,
+      0x81fdbd1c3b490ec3, 0x4617adb7cc6979e1}},
+    {{0x446ad8884709f4a9, 0x2b7210e2ec3dabd8, 0x83ccf19550e07b34, 0x59500917789b3075,
+      0x0fc01fd4eb085993, 0xfb62d26f4903026b},
+     {0x2309cc9d6fe989bb, 0x61609cbd144bd586, 0x4b23d3a0de06610c, 0xdddc2866d898f470,
+      0x8733fc41400c5797, 0x5a68c6fed0bc2716}},
+};
+
+/* item = (2i + 1) * base point, 0 <= i < NAF_POINTS, its z 1. */
+static void adder_take_base(adder *a, iz i)
+{
+    b32 p256 = a->curve == P256;
+    a->item = curves[a->curve].base;
+    for (iz k = 0; i && k < curve_limbs(a->curve); k++) {
+        a->item.x[k] = p256 ? base_multiples_256[i - 1][0][k] : base_multiples_384[i - 1][0][k];
+        a->item.y[k] = p256 ? base_multiples_256[i - 1][1][k] : base_multiples_384[i - 1][1][k];
+    }
+}
+
 /* a's sum = j * base point + k * key, for j and k below the order: Shamir's trick with windows of 5
  * bits with a sign. */
 static void adder_combine(adder *a, const big *j, const big *k, const point *key)
 {
     u8 naf[2][NAF_MAX];
-    point multiple[2][NAF_POINTS];
+    point multiple[NAF_POINTS];
     iz bits = 64 * curve_limbs(a->curve);
     scalar_naf(naf[0], big_limbs(j), bits, 5);
     scalar_naf(naf[1], big_limbs(k), bits, 5);
-    adder_multiples(a, multiple[0], NAF_POINTS, &curves[a->curve].base);
-    adder_multiples(a, multiple[1], NAF_POINTS, key);
+    adder_multiples(a, multiple, NAF_POINTS, key);
     a->sum = (point){0};
     for (iz i = bits; i >= 0; i--) {
         adder_double(a);
@@ -3561,8 +3624,12 @@ static void adder_combine(adder *a, const big *j, const big *k, const point *key
             u8 digit = naf[which][i];
             if (!digit)
                 continue;
-            a->item = multiple[which][(digit & ~NAF_MINUS) >> 1];
-            adder_add(a, digit >= NAF_MINUS);
+            iz odd = (digit & ~NAF_MINUS) >> 1;
+            if (which)
+                a->item = multiple[odd];
+            else
+                adder_take_base(a, odd);
+            adder_add(a, digit >= NAF_MINUS, !which);
         }
     }
 }

@@ -3007,6 +3007,8 @@ static int public_bytes_equal(const pub_bytes *a, const pub_bytes *b)
 
 enum { PUBLIC_STEPS = 130 };
 
+static pub_bytes public_all[2 * PUBLIC_STEPS + 1];
+
 /* All multiples of the base point from -PUBLIC_STEPS to PUBLIC_STEPS, by adding it one by one. */
 static void public_multiples(curve_id c, pub_bytes multiple[2 * PUBLIC_STEPS + 1])
 {
@@ -3015,12 +3017,27 @@ static void public_multiples(curve_id c, pub_bytes multiple[2 * PUBLIC_STEPS + 1
         for (iz i = 0; i <= PUBLIC_STEPS; i++) {
             multiple[PUBLIC_STEPS + (sign ? -i : i)] = public_point_bytes(&a);
             a.item = curves[c].base;
-            adder_add(&a, sign != 0);
+            adder_add(&a, sign != 0, 0);
         }
     }
 }
 
-static pub_bytes public_all[2 * PUBLIC_STEPS + 1];
+/* The table of the base point's multiples, beside its sums with itself. */
+static void test_public_base(void)
+{
+    for (int ci = 0; ci < 2; ci++) {
+        curve_id c = public_curves[ci];
+        public_multiples(c, public_all);
+        for (iz i = 0; i < NAF_POINTS; i++) {
+            adder a = {.curve = c};
+            adder_take_base(&a, i);
+            CHECK(!memcmp(a.item.z, curves[c].base.z, sizeof a.item.z));
+            a.sum = a.item;
+            pub_bytes got = public_point_bytes(&a);
+            CHECK(public_bytes_equal(&got, &public_all[PUBLIC_STEPS + 2 * i + 1]));
+        }
+    }
+}
 
 /* j G + k (m G) for small j, k, m: sums of equal and of opposite points, and infinity, come up
  * inside and at the end. */
@@ -25347,6 +25364,7 @@ static const struct {
     {"vector_symmetric", test_vector_symmetric},
     {"public_field", test_public_field},
     {"public_constants", test_public_constants},
+    {"public_base", test_public_base},
     {"public_combine", test_public_combine},
     {"public_scale_edges", test_public_scale_edges},
     {"public_montgomery", test_public_montgomery},
