@@ -7460,13 +7460,15 @@ static b32 http_may_pass(err error)
 }
 
 /* Opens the connection that will be needed next, once. Failure is for its own request to meet; no
- * more time goes into it than silence may take. */
+ * more time goes into it than silence may take. Our Finished does not wait for that request: sent
+ * right before it, it would hold it up until it is acknowledged (RFC 9293 section 3.7.4). */
 static void http_meanwhile(connection *c)
 {
     connection *next = c->meanwhile;
     c->meanwhile = 0;
-    if (next)
-        connection_open(next, earlier(c->deadline, os_monotonic() + KEPT_SILENCE));
+    if (next && !connection_open(next, earlier(c->deadline, os_monotonic() + KEPT_SILENCE)) &&
+        next->to.https)
+        connection_flush(next);
 }
 
 /* A request that changes nothing, and so may be sent again: at most twice and inside the deadline,

@@ -20603,6 +20603,43 @@ static void test_peers(void)
     peers_close(dir);
 }
 
+/* A connection opened while an answer is on its way: its server has the whole handshake, though no
+ * request follows. */
+static void test_peers_meanwhile(void)
+{
+    static connection first, next;
+    char dir[64], roots[100], text[400];
+    const char *const env[] = {roots, 0};
+    int fd = world_listen(0), port = world_port(fd);
+    close(fd);
+    if (!peers_open(dir))
+        return;
+    snprintf(roots, sizeof roots, "SSL_CERT_FILE=%s/root.pem", dir);
+    snprintf(text, sizeof text,
+             "cd %s && exec timeout 60 openssl s_server -accept 127.0.0.1:%d -cert leaf.pem "
+             "-key leaf.key -cert_chain ica.pem -naccept 1 -msg >said 2>&1",
+             dir, port);
+    FILE *server = popen(text, "w");
+    script.on = 0;
+    connection_init(&next, unit_network(env), (origin){S("localhost"), (u16)port, 1});
+    first.deadline = os_monotonic() + 60 * SECOND;
+    for (int tries = 0; tries < 100 && next.fd < 0; tries++) {
+        usleep(50000);
+        first.meanwhile = &next;
+        http_meanwhile(&first);
+    }
+    CHECK(server && next.fd >= 0 && tls_ready(next.tls));
+    snprintf(text, sizeof text,
+             "cd %s; for i in $(seq 100); do grep -q '<<<.* Finished' said && exit; sleep 0.05; "
+             "done; exit 1",
+             dir);
+    CHECK(!system(text));
+    connection_close(&next);
+    if (server)
+        pclose(server);
+    peers_close(dir);
+}
+
 static void test_dns_real_server(void)
 {
     char command[600], serve[800];
@@ -25602,6 +25639,7 @@ static const struct {
     {"e2e_serve_malformed", test_e2e_serve_malformed},
     {"e2e_serve_queue", test_e2e_serve_queue},
     {"peers", test_peers},
+    {"peers_meanwhile", test_peers_meanwhile},
     {"dns_real_server", test_dns_real_server},
     {"e2e_https", test_e2e_https},
     {"voice_model", test_voice_model},
