@@ -407,8 +407,7 @@ static u32 os_cpu(const char *const *env);
 /* The whole of a file, to be read only; {0, 0} if there is none. os_unmap gives it back. */
 static str os_map(const char *path);
 static void os_unmap(str file);
-/* The first `cap` bytes of a file, in buf; nothing of a file that cannot be read. Cheaper than
- * os_map for a small one. */
+/* What can be read of a file's first `cap` bytes, in buf. Cheaper than os_map for a small file. */
 static str os_read(const char *path, u8 *buf, iz cap);
 
 /* A connected TCP or UDP socket. The sockets of the Runtime API have the deadline FOREVER
@@ -6178,8 +6177,9 @@ static void tls_close(tls *t)
  *
  * Left out: search domains (every name is complete), the options of resolv.conf (our own waits are
  * named limits), zone indexes (%eth0), EDNS (TCP serves long answers), DNSSEC (TLS proves who
- * answers), negative caching, internationalised names (give their ASCII form), and asking for the
- * target of an alias in turn, which is the recursive server's work (RFC 1034 5.3.1).
+ * answers), negative caching, internationalised names (give their ASCII form), what stands in a
+ * file beyond its first 64 KB, and asking for the target of an alias in turn, which is the
+ * recursive server's work (RFC 1034 5.3.1).
  * ------------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -6358,6 +6358,16 @@ static err dns_parse(str reply, u16 id, const dns_name *name, u32 kind, dns_answ
     return error;
 }
 
+/* The whole lines among the first DNS_ROOM bytes of a file: half a name is another name. */
+static str dns_file(const char *path, u8 room[DNS_ROOM])
+{
+    str file = os_read(path, room, DNS_ROOM);
+    if (file.len == DNS_ROOM)
+        while (file.len && file.ptr[file.len - 1] != '\n')
+            file.len--;
+    return file;
+}
+
 /* Takes the next run of bytes that are neither blank nor control characters off the front of a
  * line; empty when none is left. */
 static str dns_word(str *line)
@@ -6526,7 +6536,7 @@ static err dns_ask(const dns_name *name, i64 deadline, dns_answer *out, u8 room[
 {
     address servers[DNS_SERVERS_MAX];
     dns_question q = {{E_TimedOut, E_TimedOut}, .name = name, .out = out, .room = room};
-    iz count = dns_servers(os_read("/etc/resolv.conf", room, DNS_ROOM), servers);
+    iz count = dns_servers(dns_file("/etc/resolv.conf", room), servers);
     for (iz round = 0; round < DNS_ROUNDS; round++)
         for (iz i = 0; i < count; i++)
             dns_turn(&q, &servers[i], deadline, DNS_WAIT_MS * MS << round);
@@ -6583,7 +6593,7 @@ static __attribute__((noinline)) err dns_find(dns_cache *cache, const dns_name *
         *out = kept->answer;
         return E_None;
     }
-    dns_hosts(os_read("/etc/hosts", room, DNS_ROOM), name, out);
+    dns_hosts(dns_file("/etc/hosts", room), name, out);
     if (out->count)
         return E_None;
     err error = dns_ask(name, deadline, out, room);

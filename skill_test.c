@@ -400,13 +400,15 @@ static str os_read(const char *path, u8 *buf, iz cap)
     if (fake_on)
         return fake_read(path, buf, cap);
     str file = {buf, 0};
-    ssize_t got = 1;
     if (script.on)
         return file;
     bench_told_file();
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    for (; fd >= 0 && got > 0 && file.len<cap; file.len += got> 0 ? got : 0)
+    ssize_t got = fd >= 0;
+    while (got > 0 && file.len < cap) {
         got = read(fd, buf + file.len, (size_t)(cap - file.len));
+        file.len += got > 0 ? got : 0;
+    }
     if (fd >= 0)
         close(fd);
     return file;
@@ -9353,7 +9355,7 @@ typedef struct {
 static struct {
     b32 on;
     i64 now;
-    int sockets, udp_sockets, files, chunk;
+    int sockets, udp_sockets, chunk;
     const char *hosts, *resolv;
     void (*serve)(int fd, str query); /* called with each query; without the length of TCP */
     err (*connecting)(const address *to, b32 udp); /* 0: all succeed */
@@ -9504,7 +9506,6 @@ static str fake_read(const char *path, u8 *buf, iz cap)
                        : !strcmp(path, "/etc/resolv.conf") ? fake.resolv
                                                            : (abort(), (char *)0);
     iz n = text ? (iz)strlen(text) : 0;
-    fake.files++;
     n = n < cap ? n : cap;
     memcpy(buf, text ? text : "", (size_t)n);
     return (str){buf, n};
@@ -9576,6 +9577,17 @@ static void test_dns_resolve_hosts(void)
     CHECK(!strcmp(fake_resolve("b.test", &e), "192.0.2.1,192.0.2.2,2001:db8::1") && !e);
     CHECK(fake.sockets == 1 && fake.at[0].sent == 2); /* both questions on one socket */
     fake_end();
+
+    static char large[DNS_ROOM + 100]; /* where the room ends in c.testing, or behind its line */
+    for (iz more = 0; more < 4; more += 3) {
+        memset(large, '#', sizeof large - 1);
+        large[DNS_ROOM - 17 - more] = '\n';
+        memcpy(large + DNS_ROOM - 16 - more, "192.0.2.9 c.testing\n192.0.2.8 c.test\n", 37);
+        fake_begin(serve_both);
+        fake.hosts = large;
+        CHECK(strcmp(fake_resolve("c.test", &e), "192.0.2.9") && !e && fake.sockets == 1);
+        fake_end();
+    }
 }
 
 static u16 seen_ids[64];
