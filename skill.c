@@ -1957,28 +1957,28 @@ static void sha256_block(u64 state[8], const u8 *block, u32 w[2 * 64 + 8])
 static void sha256_block_cpu(u64 state[8], const u8 *block, u32 w[64 + 8])
 {
     const vec128 swapped = {0x0405060700010203, 0x0c0d0e0f08090a0b};
-    vec128 v[2], more;
+    vec128 more;
     u32 *room = w + 64;
     for (iz i = 0; i < 8; i++)
         room[i] = (u32)state[(u8)SHA_ORDER[i]];
-    v[0] = vec128_load(room);
-    v[1] = vec128_load(room + 4);
+    vec128 v = vec128_load(room), u = vec128_load(room + 4);
     for (iz t = 0; t < 64; t += 4) {
         vec128 words = vec128_load(t < 16 ? block + 4 * t : (const u8 *)(w + t - 16));
         if (t < 16)
             __asm__(SHA_BYTES : VEC_INOUT(words) : VEC_IN(swapped));
         else
             __asm__(SHA_WORDS
-                    : VEC_INOUT(words), "=&" VEC_IN(more)
+                    : "+&" VEC_IN(words), "=&" VEC_IN(more)
                     : VEC_IN(vec128_load(w + t - 12)), VEC_IN(vec128_load(w + t - 8)),
                       VEC_IN(vec128_load(w + t - 4)));
         __builtin_memcpy(w + t, &words, 16);
         vec128 add = vec128_load(sha_round + t);
         __asm__(SHA_CONSTANTS : VEC_INOUT(add) : VEC_IN(vec128_load(sha_round + t + 2)));
         add = (vec128)((vec128_u32)add + (vec128_u32)words);
-        __asm__(SHA_ROUNDS : VEC_INOUT(v[0]), VEC_INOUT(v[1]), VEC_ADDEND(add), "=&" VEC_IN(more));
+        __asm__(SHA_ROUNDS : VEC_INOUT(v), VEC_INOUT(u), VEC_ADDEND(add), "=&" VEC_IN(more));
     }
-    __builtin_memcpy(room, v, sizeof v);
+    __builtin_memcpy(room, &v, 16);
+    __builtin_memcpy(room + 4, &u, 16);
     for (iz i = 0; i < 8; i++)
         state[(u8)SHA_ORDER[i]] += room[i];
 }
@@ -10424,18 +10424,20 @@ static void os_cpuid(u32 leaf, u32 *b, u32 *c)
     __asm__ volatile("cpuid" : "+a"(leaf), "=b"(*b), "+c"(*c), "=d"(d));
 }
 
-/* Leaf 7 has SHA in bit 29 of EBX; a processor too old for it gives its last leaf, where the bit is
- * not set. All that have SHA have the others too, so that they are asked once. For the rest leaf 1
- * has in ECX PCLMULQDQ in bit 1 and AES-NI in bit 25. (Intel's manual, volume 2, CPUID) */
+/* Leaf 7 has SHA in bit 29 of EBX, VAES in bit 9 of ECX and VPCLMULQDQ in bit 10; a processor too
+ * old for it gives its last leaf, where none of these is set. With the wide forms of AES-NI and
+ * PCLMULQDQ the narrow ones are there, and one question does. Else leaf 1 has those in ECX, in bits
+ * 25 and 1. (Intel's manual, volume 2, CPUID) */
 static u32 os_cpu(const char *const *env)
 {
     u32 b, c;
     (void)env;
     os_cpuid(7, &b, &c);
-    if (b >> 29 & 1)
-        return CPU_AES | CPU_SHA;
-    os_cpuid(1, &b, &c);
-    return c >> 1 & c >> 25 & 1 ? CPU_AES : 0;
+    u32 sha = b >> 29 & 1 ? CPU_SHA : 0;
+    b32 wide = c >> 9 & c >> 10 & 1;
+    if (!wide)
+        os_cpuid(1, &b, &c);
+    return sha | (wide || (c >> 25 & c >> 1 & 1) ? CPU_AES : 0);
 }
 
 #else /* aarch64 */
