@@ -1454,7 +1454,8 @@ static void json_put_text(writer *w, str raw)
 }
 
 /* Enters the next value if it is an object, for a walk that json_walk_next is to end; else steps
- * over it and gives false. The paths are those wanted, with blanks between them. */
+ * over it and gives false. The paths are those wanted, with blanks between them; none is the
+ * beginning of another. */
 static b32 json_walk_start(json *j, const char *paths)
 {
     if (!json_enter(j, JSON_OBJECT))
@@ -4585,7 +4586,7 @@ static b32 pem_decode(const pem_entry *e, iz from, iz n, u8 *out)
 {
     if (from > CERT_ROOT_SIZE)
         return 0;
-    u32 at = (u32)from + ((u32)from * 0xaaab >> 17); /* and a third, for which -Oz would divide */
+    u32 at = (u32)from + ((u32)from * 0xaaab >> 17); /* and a third, exact below 2^16 */
     u32 width = (u32)e->width, line = at / width, across = at - line * width;
     iz start = line * e->pitch + across;
     for (iz i = 0; i < n; i++) {
@@ -4612,11 +4613,10 @@ static iz pem_header(pem_entry *e)
 {
     u8 bytes[4]; /* enough for lengths under 64 KB; two are for those under 128 */
     iz n = 2;
-    if (!pem_decode(e, e->at, n, bytes))
-        return -1;
-    if (bytes[1] >= 0x80)
-        n = countof(bytes);
-    if (n > 2 && !pem_decode(e, e->at, n, bytes))
+    b32 good = pem_decode(e, e->at, n, bytes);
+    if (good && bytes[1] >= 0x80)
+        good = pem_decode(e, e->at, n = countof(bytes), bytes);
+    if (!good)
         return -1;
     reader r = reader_of((str){bytes, n});
     iz len = der_header(&r);
@@ -4637,7 +4637,6 @@ static iz pem_measure(str bundle, iz at, pem_entry *e)
     if (e->width < 8 || e->width % 4)
         return 0;
     e->at = 0;
-    e->size = 4; /* that of the header, until it is known */
     iz len = pem_header(e);
     e->size = e->at + len;
     iz chars = (e->size + 2) / 3 * 4;
@@ -4981,13 +4980,13 @@ typedef struct {
     b8 certificate_requested;
     b8 update_owed; /* our KeyUpdate is to go out as soon as there is room */
     b8 ended;       /* the transport has no more bytes */
-    u32 cpu;        /* from the caller */
     b8 named;       /* server_name was sent */
     i64 now;        /* ms since 1970; the caller keeps it right when input comes */
     reader r;       /* over the message, or the vector inside it, that is being read */
     writer w;       /* the content of the record that is being written */
     u32 ccs, padding, warnings, empty, updates, tickets; /* against their limits */
 
+    u32 cpu;            /* from the caller */
     tls_ticket *ticket; /* where to leave one; null: nowhere */
 
     /* from the extensions of one message; slices of it */
@@ -5186,6 +5185,11 @@ static hash_id tls_sha256(const tls *t)
     return t->cpu & CPU_SHA ? SHA256_CPU : SHA256;
 }
 
+static hash *tls_transcript(tls *t)
+{
+    return &t->transcript[t->hash == SHA384 ? SHA384 : SHA256];
+}
+
 /* ---- transcript and key schedule: RFC 8446 sections 4.4.1 and 7.1 ---- */
 
 static str tls_secret(const tls *t, const u8 *secret)
@@ -5197,13 +5201,13 @@ static str tls_secret(const tls *t, const u8 *secret)
  * its array takes more code than the call. */
 static __attribute__((noinline)) void tls_transcribe(tls *t, str message)
 {
-    hash_add(&t->transcript[t->hash == SHA384], message);
+    hash_add(tls_transcript(t), message);
 }
 
 /* The hash of all so far, to t->digest; the transcript goes on. */
 static void tls_digest(tls *t)
 {
-    hash fork = t->transcript[t->hash == SHA384];
+    hash fork = *tls_transcript(t);
     hash_end(&fork, t->digest);
 }
 
@@ -5329,7 +5333,7 @@ static void tls_bind(tls *t)
 {
     writer *w = &t->w;
     iz end = w->len - hash_size(t->hash);
-    hash fork = t->transcript[t->hash == SHA384];
+    hash fork = *tls_transcript(t);
     tls_binder_key(t);
     hash_add(&fork, str_span(written(w), 0, end - 3));
     hash_end(&fork, t->digest);
@@ -5377,7 +5381,7 @@ static void tls_client_hello(tls *t)
         tls_put_length(w, 4);
         if (t->offered)
             tls_bind(t);
-        hash_add(&t->transcript[0], written(w));
+        hash_add(&t->transcript[SHA256], written(w));
         hash_add(&t->transcript[SHA384], written(w));
     }
     tls_send(t, TLS_HANDSHAKE);
@@ -5530,8 +5534,8 @@ static b32 tls_choose_suite(tls *t, u32 suite)
 static void tls_restart_transcript(tls *t, str retry_request)
 {
     u8 head[4] = {TLS_MESSAGE_HASH, 0, 0, (u8)hash_size(t->hash)};
-    hash_end(&t->transcript[t->hash == SHA384], t->digest);
-    hash_init(&t->transcript[t->hash == SHA384], t->hash);
+    hash_end(tls_transcript(t), t->digest);
+    hash_init(tls_transcript(t), t->hash);
     tls_transcribe(t, (str){head, 4});
     tls_transcribe(t, tls_secret(t, t->digest));
     tls_transcribe(t, retry_request);
@@ -6039,10 +6043,9 @@ static void tls_work(tls *t)
 
 /* Begins a handshake with the server `host`, a DNS name or IP address in text, and queues the
  * ClientHello. The certificates are judged for the time `now`, in ms since 1970, and against the
- * roots in `bundle`, PEM text; host and bundle must last until tls_ready. `aes`: the processor has
- * the instructions. `ticket` is what the last connection left, and where this one leaves another;
- * it may be null, and must last as long as the connection. The caller wipes its copy of the
- * entropy. */
+ * roots in `bundle`, PEM text; host and bundle must last until tls_ready. `cpu` is what os_cpu
+ * gives. `ticket` is what the last connection left, and where this one leaves another; it may be
+ * null, and must last as long as the connection. The caller wipes its copy of the entropy. */
 static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, u32 cpu, str bundle,
                       tls_ticket *ticket)
 {
@@ -6056,8 +6059,8 @@ static void tls_start(tls *t, str host, const tls_entropy *entropy, i64 now, u32
     t->named = address_of(host, &(address){0}) != E_None;
     t->entropy = *entropy;
     t->group = TLS_X25519;
-    hash_init(&t->transcript[0], tls_sha256(t));
-    hash_init(&t->transcript[1], SHA384);
+    hash_init(&t->transcript[SHA256], tls_sha256(t));
+    hash_init(&t->transcript[SHA384], SHA384);
     if (ticket)
         tls_session_resume(t);
     tls_client_hello(t);
@@ -10362,8 +10365,8 @@ static uz os_auxiliary(const char *const *env, uz type)
 #ifdef __x86_64__
 
 enum {
-    SYS_write = 1,
     SYS_read = 0,
+    SYS_write = 1,
     SYS_close = 3,
     SYS_lseek = 8,
     SYS_mmap = 9,
@@ -10445,8 +10448,8 @@ static u32 os_cpu(const char *const *env)
 enum {
     SYS_openat = 56,
     SYS_close = 57,
-    SYS_read = 63,
     SYS_lseek = 62,
+    SYS_read = 63,
     SYS_write = 64,
     SYS_ppoll = 73,
     SYS_exit_group = 94,
