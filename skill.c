@@ -6852,10 +6852,12 @@ static str network_roots(const network *net)
 }
 
 /* Sends what is to go out, receives once and works it off. What is to go out then waits for the
- * next call, or for data to go with; but not an alert. */
+ * next call, or for data to go with, as it does where `until` is 0 and no answer is waited for; but
+ * an alert does not. */
 static void connection_exchange(connection *c, i64 until)
 {
-    connection_flush(c);
+    if (until)
+        connection_flush(c);
     if (c->error)
         return;
     iz room;
