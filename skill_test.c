@@ -2702,10 +2702,18 @@ static b32 vector_x25519(const str v[6])
            str_eq(v[2], (str){shared, 32});
 }
 
+enum { HASH, HMAC, HKDF, AEAD, AGREE };
+
+static b32 vector_hashed(int kind, hash_id id, str v[6])
+{
+    return kind == HASH   ? vector_hash(id, v)
+           : kind == HMAC ? vector_hmac(id, v)
+                          : vector_hkdf(id, v);
+}
+
 /* One line of an algorithm of section 6a; aes says whether the processor has AES. */
 static int vector_symmetric(const char *input, b32 aes)
 {
-    enum { HASH, HMAC, HKDF, AEAD, AGREE };
     static const char names[][6][8] = {{"msg", "out"},
                                        {"key", "msg", "out"},
                                        {"ikm", "salt", "info", "out"},
@@ -2741,12 +2749,12 @@ static int vector_symmetric(const char *input, b32 aes)
         good = good && v[i].ptr;
     }
     if (good)
-        right = kind == HASH   ? vector_hash((hash_id)id, v)
-                : kind == HMAC ? vector_hmac((hash_id)id, v)
-                : kind == HKDF ? vector_hkdf((hash_id)id, v)
+        right = kind <= HKDF   ? vector_hashed(kind, (hash_id)id, v)
                 : kind == AEAD ? (id == CHACHA20_POLY1305 || aes) && vector_aead((aead_id)id, v)
                                : vector_x25519(v);
-    if (kind == AEAD && id != CHACHA20_POLY1305 && !aes)
+    b32 twice = good && kind <= HKDF && id == SHA256 && os_cpu(0) & CPU_SHA;
+    if ((kind == AEAD && id != CHACHA20_POLY1305 && !aes) ||
+        (twice && vector_hashed(kind, SHA256_CPU, v) != right))
         right = !valid; /* counted as failed whatever is expected */
     for (iz i = 0; i < 6; i++)
         free((void *)(uz)v[i].ptr);
