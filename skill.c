@@ -5357,8 +5357,8 @@ static void tls_client_hello(tls *t)
     put(w, (str){t->entropy.random, 32});
     tls_put_vector(w, 1, (str){t->entropy.session_id, 32});
     /* suites, null compression, and the length of the extensions */
-    put(w,
-        t->cpu & CPU_AES ? S("\0\6\x13\x01\x13\x03\x13\x02\1\0\0\0") : S("\0\2\x13\x03\1\0\0\0"));
+    str aes = S("\0\6\x13\x01\x13\x03\x13\x02\1\0\0\0"), none = S("\0\2\x13\x03\1\0\0\0");
+    put(w, t->cpu & CPU_AES ? aes : none);
     iz start = w->len;
     if (t->named) { /* a list of one name, of type host_name, 0 */
         u64 n = (u64)t->query.host.len;
